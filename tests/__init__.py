@@ -1,4 +1,6 @@
-"""Tests use one thread: small tensors on several threads of a busy machine take forever."""
+"""Tests use one thread, because operations on small tensors are very slow with several threads on a
+busy machine.
+"""
 
 import os
 

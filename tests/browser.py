@@ -1,4 +1,4 @@
-"""Pages as a real browser shows them, Debian's package chromium; it has no network."""
+"""Open pages in a real browser without network access (Debian's package chromium)."""
 
 import html
 import json
@@ -28,7 +28,7 @@ MEASURE = """addEventListener("load", () => {
     fetched: performance.getEntriesByType("resource").map((entry) => entry.name),
   }), "*");
 });"""
-"""A script that reports how the page is shown to the page around it."""
+"""A script in the page that reports the layout to the enclosing page."""
 
 in_a_browser = pytest.mark.skipif(
     CHROMIUM is None, reason="needs chromium (apt-get install chromium)"
@@ -36,7 +36,7 @@ in_a_browser = pytest.mark.skipif(
 
 
 def browse(page: Path, profile: Path) -> str:
-    """The page as it is once all its scripts have run, in a browser that has no network."""
+    """Return the page after all its scripts have run, in a browser without network access."""
     switches = (
         "--headless",
         "--no-sandbox",  # its own page, and a container's root cannot have one
@@ -47,7 +47,7 @@ def browse(page: Path, profile: Path) -> str:
         "--disable-sync",
         "--host-resolver-rules=MAP * ~NOTFOUND",
         "--window-size=1600,1000",
-        "--virtual-time-budget=120000",  # milliseconds, of which none is waited for
+        "--virtual-time-budget=120000",  # virtual milliseconds: the browser does not wait for them
         f"--user-data-dir={profile}",
     )
     command = [CHROMIUM, *switches, "--dump-dom", page.as_uri()]
@@ -56,9 +56,9 @@ def browse(page: Path, profile: Path) -> str:
 
 
 def shown(page: Path, width: int, folder: Path) -> dict[str, Any]:
-    """What MEASURE reports of a page in a window of that width."""
+    """Return the report of MEASURE for a page in a window of this width."""
     (folder / "page.html").write_text(f"{page.read_text()}<script>{MEASURE}</script>")
-    frame = folder / "frame.html"  # a window of the browser cannot be as narrow as a phone
+    frame = folder / "frame.html"  # the window of the browser cannot be as narrow as a phone
     frame.write_text(
         f"<iframe src=page.html style='width:{width}px;height:900px'></iframe>"
         "<script>addEventListener('message', e => document.body.append(e.data))</script>"

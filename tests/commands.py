@@ -30,13 +30,14 @@ TINY = (
     "training.preview_every=null",
     "wandb.mode=disabled",
 )
-"""A training of milliseconds a step, whatever the demo's settings are."""
+"""Settings of a training whose steps take milliseconds; they do not depend on the demo's settings.
+"""
 
 Finished = subprocess.CompletedProcess[str]
 
 
 def command(name: str, *overrides: str) -> list[str]:
-    """The command line of a command."""
+    """Return the words of a command line."""
     return [sys.executable, "-m", "psld", name, *overrides]
 
 
@@ -54,7 +55,7 @@ def run(folder: Path, arguments: list[str]) -> Finished:
 
 @contextlib.contextmanager
 def started(folder: Path, arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """A command that runs in `folder` meanwhile; it is killed if it is still there at the end."""
+    """Start a command in `folder`; it is killed if it still runs at the end of the context."""
     pipe = subprocess.PIPE
     with subprocess.Popen(arguments, cwd=folder, stdout=pipe, stderr=pipe, text=True) as process:
         try:
@@ -65,7 +66,7 @@ def started(folder: Path, arguments: list[str]) -> Iterator[subprocess.Popen[str
 
 @contextlib.contextmanager
 def fresh_modules() -> Iterator[None]:
-    """Import the modules of tests' folders as a process of its own would."""
+    """Import the modules of the tests' folders, as a new process would."""
     path, temporary = [*sys.path], tempfile.gettempdir()
     kept = sys.prefix, str(Path(__file__).parents[1])  # A checkout may be in a temporary folder.
 
@@ -85,7 +86,7 @@ def fresh_modules() -> Iterator[None]:
 
 
 def call(folder: Path, name: str, *overrides: str) -> Finished:
-    """Do what `psld NAME OVERRIDES` does in `folder`, without the seconds of imports."""
+    """Run `psld NAME OVERRIDES` in `folder`, but in this process, to save seconds of imports."""
     out, err = io.StringIO(), io.StringIO()
     on_terminate = signal.getsignal(signal.SIGTERM)
     exit_code = 0
@@ -98,7 +99,7 @@ def call(folder: Path, name: str, *overrides: str) -> Finished:
     ):
         patch.setattr(sys, "argv", ["psld", name, *overrides])
         files._leftovers.cache_clear()  # as in a new process
-        if name in ("train", "train_guide"):  # It first measures its speed: one image will do.
+        if name in ("train", "train_guide"):  # measure the speed with one image
             patch.setattr("psld.models.build.MOST_TIMED", 1)
         try:
             main()
@@ -110,13 +111,13 @@ def call(folder: Path, name: str, *overrides: str) -> Finished:
 
 
 def succeeded(finished: Finished) -> Finished:
-    """The same, once it is sure that the command did what it should."""
+    """Return the process, and assert that the command succeeded."""
     assert finished.returncode == 0, finished.stderr
     return finished
 
 
 def refused(finished: Finished, exit_code: int, *words: str) -> str:
-    """The one line that a failed command says, which must hold all of `words`."""
+    """Return the error line of a failed command, and assert that it contains all of `words`."""
     assert finished.returncode == exit_code, finished.stderr
     assert finished.stderr.startswith("error: "), finished.stderr
     assert finished.stderr.count("\n") == 1, finished.stderr
@@ -127,7 +128,8 @@ def refused(finished: Finished, exit_code: int, *words: str) -> str:
 
 @contextlib.contextmanager
 def disk_full_after(nbytes: int) -> Iterator[None]:
-    """No file can grow beyond `nbytes`: writes fail as on a full disk (EFBIG for ENOSPC)."""
+    """Limit the size of files, so that writes fail as on a full disk (with EFBIG instead of
+    ENOSPC)."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, hard))
     try:
@@ -138,7 +140,7 @@ def disk_full_after(nbytes: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def read_only(folder: Path) -> Iterator[None]:
-    """Take the right to write into a folder away, even from root."""
+    """Remove the permission to write into a folder, even for root."""
     mode = folder.stat().st_mode
     folder.chmod(0o555)
     try:
@@ -157,17 +159,17 @@ class _Header(ctypes.Structure):
 
 @contextlib.contextmanager
 def without_rights_of_root() -> Iterator[None]:
-    """Take the right of root to write anywhere from this thread, and from what it starts.
+    """Remove root's permission to write anywhere from this thread and its child processes.
 
     See capset(2) and prctl(2).
     """
     libc = ctypes.CDLL(None, use_errno=True)
     header = _Header(0x20080522, 0)
-    kept = (ctypes.c_uint32 * 6)()  # effective, permitted and inheritable, twice
+    kept = (ctypes.c_uint32 * 6)()  # two sets of effective, permitted and inheritable capabilities
     assert libc.capget(ctypes.byref(header), kept) == 0
     fewer = (ctypes.c_uint32 * 6)(*kept)
     fewer[0] &= ~(1 << CAP_DAC_OVERRIDE)
-    libc.prctl(PR_SET_SECUREBITS, SECBIT_NOROOT, 0, 0, 0)  # Others than root may not, nor need to.
+    libc.prctl(PR_SET_SECUREBITS, SECBIT_NOROOT, 0, 0, 0)
     assert libc.capset(ctypes.byref(header), fewer) == 0
     try:
         yield
@@ -177,12 +179,12 @@ def without_rights_of_root() -> Iterator[None]:
 
 
 def run_directory(folder: Path) -> Path:
-    """That of the one training that has run in `folder`."""
+    """Return the run directory of the only training in `folder`."""
     (directory,) = (folder / "runs").iterdir()
     return directory
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, partial ones included, and its content."""
+    """Return the contents of all files below a folder, including temporary files."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}

@@ -1,4 +1,4 @@
-"""Shared inputs of tests, made once: the prepared digits, a model, an extractor."""
+"""Inputs that tests share, computed once: the prepared digits, a model, an extractor."""
 
 import contextlib
 import gc
@@ -21,37 +21,39 @@ from psld.grid.cells import Grid
 from tests.commands import TINY, call, fresh_modules, succeeded
 from tests.shared import Once, once_for_all_workers
 
-# As in the Makefile: each process would compile all modules, and each worker rewrite all tests.
+# Let Python cache compiled modules, as in the Makefile. Otherwise each process would compile all
+# modules, and each worker would rewrite the assertions of all tests.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-# Commands run as users run them, who seldom set this.
+# Run commands as users do, who seldom set this variable.
 os.environ.pop("PYTHONUNBUFFERED", None)
 
-# A shell starts what stands before `&` with Ctrl-C ignored, and so would all that tests start.
+# A shell starts a background process with SIGINT ignored, and the processes of tests would inherit
+# this.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# nohup does the same with SIGHUP.
+# nohup ignores SIGHUP in the same way.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection() -> None:
-    """Imports leave no garbage. The search for it among all that they make takes long."""
+    """Disable garbage collection, which takes long among the objects of imported modules."""
     gc.disable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest tests first: started last, they would leave the other cores without work."""
+    """Start the longest tests first, so that no core is idle at the end."""
     items.sort(key=lambda item: item.path.name != "test_paper_shrunk.py")
 
 
 def pytest_collection_finish() -> None:
-    """What is imported stays to the end: exempt it from later searches."""
+    """Exempt imported modules from garbage collection, because they are never freed."""
     gc.freeze()
     gc.enable()
 
 
 @contextlib.contextmanager
 def handlers_kept() -> Iterator[None]:
-    """Put the handlers of signals back that a test, or what it calls, has changed."""
+    """Restore the signal handlers at the end of the context."""
     numbers = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}
     yield
@@ -88,9 +90,9 @@ def digits(once) -> Path:
 
 @pytest.fixture(scope="session")
 def starts(digits, once) -> Path:
-    """A folder with the starts of the digits, of all and of each class, in starts/.
+    """A folder whose starts/ has the initial distributions of all digits and of each class.
 
-    Fewer laws are tried than by default, which takes seconds.
+    There are fewer candidates than by default, because the default takes seconds.
     """
 
     def fill(folder: Path) -> None:
@@ -103,7 +105,8 @@ def starts(digits, once) -> Path:
 
 @pytest.fixture(scope="session")
 def model(digits, starts, once) -> Path:
-    """The folder of a small PSLD model, hardly trained, with the starts of its dataset."""
+    """The folder of a small, hardly trained PSLD model, with the initial distributions of its
+    dataset."""
 
     def fill(folder: Path) -> None:
         _train(digits, "process=psld", folder)
@@ -125,7 +128,7 @@ def _train(digits: Path, process: str, folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def features(digits, once) -> Path:
-    """The folder of a feature classifier and, in `reference`, of what samples are compared with."""
+    """The folder of a feature classifier, with reference features in `reference`."""
 
     def fill(folder: Path) -> None:
         data = (f"data={digits}", "metric.extractor.steps=20")

@@ -1,7 +1,7 @@
 """A stand-in for the Hugging Face Hub: repositories of small files, in memory.
 
-It speaks what huggingface_hub 0.30 to 2.4 needs to make a repository, to commit files, and to
-download those of a revision; no large files, no branches but main.
+It implements the requests of huggingface_hub 0.30 to 2.4 that create a repository, commit files,
+and download the files of a revision. There are no large files, and no branches except main.
 """
 
 import base64
@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 Commit = dict[str, bytes]
-"""All files of a repository."""
+"""The files of a repository."""
 
 
 class Hub(ThreadingHTTPServer):
@@ -31,9 +31,10 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Requests)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.repositories: defaultdict[str, dict[str, Commit]] = defaultdict(dict)
-        """The commits of each, from the first to the last, by their hashes."""
+        """The commits of each repository by hash, from the first to the last."""
         self.status = 200
-        """Answer this to all requests, if it is another one; 0 answers nothing."""
+        """If this is not 200, answer all requests with this status; 0 closes the connection without
+        an answer."""
 
     def newest(self, repository: str) -> str:
         return list(self.repositories[repository])[-1]

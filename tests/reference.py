@@ -9,7 +9,8 @@ DEFAULT = Path(__file__).parent / "data" / "reference"
 
 
 def reference_files(pattern: str) -> list[Path]:
-    """All reference files of a pattern, sorted. Raises when there is none: nothing is skipped."""
+    """Return all reference files that match a pattern, sorted. Raises an error if there is no such
+    file, so that no test is skipped."""
     folder = Path(os.environ.get("PSLD_REFERENCE_DIR", DEFAULT))
     files = sorted(folder.glob(pattern))
     if not files:
@@ -18,11 +19,11 @@ def reference_files(pattern: str) -> list[Path]:
 
 
 def mass_inverse(v: dict[str, np.ndarray]) -> float:
-    """M⁻¹ from the frictions Γ and ν, under critical damping."""
+    """Return M⁻¹ for the frictions Γ and ν under critical damping."""
     return float(v["nu"] - v["gamma"]) ** 2 / 4
 
 
 def load(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of one reference file by name; a missing name raises KeyError."""
+    """Return the arrays of a reference file by name; a missing name raises KeyError."""
     with np.load(path) as archive:
         return {name: archive[name] for name in archive.files}

@@ -16,17 +16,17 @@ from psld.utils.tensors import load_tensors
 SOFTWARE: dict[str, Any] = {"versions": {}, "precision": {}, "git_revision": None}
 
 IMPORTED = Imported(file="official.ckpt", sha256="c" * 64, weights="ema")
-"""The checkpoint of a grid's models that have one."""
+"""The checkpoint of those models of a grid that are imported."""
 
 
 def sealed(content: dict[str, Any]) -> str:
-    """Return the text of a changed record with the right digest."""
+    """Return the text of a changed record with a correct digest."""
     content = {key: value for key, value in content.items() if key != DIGEST}
     return json.dumps({DIGEST: digest_of(content), **content})
 
 
 def made_with(grid: Grid, name: str) -> dict[str, Any]:
-    """Return the fields of a result that name its settings: those of the grid."""
+    """Return the fields of a result that contain its settings, taken from the grid."""
     cell = grid.cells[name]
     trained = {"model": cell.model, "guide": cell.guide}
     weights = {
@@ -69,7 +69,7 @@ def cell_result(
     error: float = 0.0,
     **fields: Any,
 ) -> CellResult:
-    """Return a result of a cell in the grid's own metric; `fields` replaces others."""
+    """Return a result of a cell in the main metric of the grid; `fields` replaces other fields."""
     cell, metric = grid.cells[name], grid.metrics[grid.file.metric]
     measurement = Measurement(metric=metric, samples=samples or grid.file.samples)
     content = {
@@ -94,14 +94,14 @@ def cell_result(
 
 
 def write_result(folder: Path, grid: Grid, name: str, **fields: Any) -> Path:
-    """Write `cell_result` where the commands look for it in `folder`, and return its path."""
+    """Write `cell_result` to its place in `folder`, and return its path."""
     path = folder / grid.cells[name].result
     write_record(path, CellResults(results=(cell_result(grid, name, **fields),)))
     return path
 
 
 def write_model_manifest(folder: Path, grid: Grid, name: str, **fields: Any) -> Path:
-    """Write the manifest of a model of the grid where commands look for it in `folder`."""
+    """Write the manifest of a model of the grid to its place in `folder`."""
     model = grid.models[name]
     content = {
         "name": name,
@@ -124,5 +124,5 @@ def write_model_manifest(folder: Path, grid: Grid, name: str, **fields: Any) -> 
 
 
 def weights_digest(folder: Path) -> str:
-    """The digest in a folder's weights."""
+    """Return the digest of the weights in a folder."""
     return load_tensors(folder / "weights.safetensors", "weights", "").sha256

@@ -1,4 +1,5 @@
-"""Folders that are made once in a test run: one worker of pytest-xdist makes it for all."""
+"""Folders that are made once in a test run: one worker of pytest-xdist makes each folder for all
+workers."""
 
 import os
 from collections.abc import Callable
@@ -8,7 +9,7 @@ import pytest
 from filelock import FileLock
 
 Once = Callable[[str, Callable[[Path], object]], Path]
-"""Returns the folder of a name, which a function fills if no worker has done it before."""
+"""Returns the folder with a name; a function fills the folder if no worker has filled it before."""
 
 
 def once_for_all_workers(factory: pytest.TempPathFactory) -> Once:

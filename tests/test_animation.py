@@ -35,7 +35,7 @@ def test_every_evaluation_has_a_frame_and_the_end_is_the_samples(
 def test_a_large_animation_leaves_evaluations_out_but_not_the_end(tmp_path, monkeypatch):
     noise = np.random.default_rng(0).integers(0, 256, (11, 64, 64, 1), np.uint8)
     rows = {"many": [[each] for each in noise], "few": [[each] for each in noise[:3]]}
-    monkeypatch.setattr(animation, "LARGEST", 50_000)  # bytes of seven frames of this noise
+    monkeypatch.setattr(animation, "LARGEST", 50_000)  # size of seven frames of this noise in bytes
     animation.animate(rows, tmp_path / "noise.webp")
     assert (tmp_path / "noise.webp").stat().st_size <= 50_000
     frames = frames_of(tmp_path / "noise.webp")

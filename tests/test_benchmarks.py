@@ -1,4 +1,4 @@
-"""The benchmarks in tiny, their table, and the planted faults."""
+"""The benchmarks with tiny sizes, their table, and the planted faults."""
 
 import json
 import re
@@ -33,7 +33,8 @@ TINY = {
     "startup": ([], {"BASE": "import json", "COMMANDS": {}, "REPEATS": 1}),
     "step": ([], {"LARGE": [], "IMAGES": 4, "compare": once, "cpu_seconds": lambda *_: 1}),
 }
-"""The words and constants with which a benchmark takes seconds; others have a test of their own."""
+"""Arguments and constants with which a benchmark takes seconds; the other benchmarks have separate
+tests."""
 
 
 def run(monkeypatch, name: str, *words: str) -> None:
@@ -74,7 +75,7 @@ def readme() -> str:
 
 
 def test_every_fault_has_its_place_in_the_code():
-    """Where code has moved, write the fault anew: each has to be noticed by a test of its room."""
+    """If the code of a fault has changed, adapt the fault; a test of its package must detect it."""
     gone = []
     for name, fault in json.loads(faults.FAULTS.read_text()).items():
         text = (faults.ROOT / fault["file"]).read_text()

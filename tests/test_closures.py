@@ -1,4 +1,5 @@
-"""What a reader must read: the modules of psld that an import loads, and their lines."""
+"""The amount of code that a reader must know: the modules of psld that an import loads, and their
+lines."""
 
 import json
 import sys
@@ -35,11 +36,11 @@ def lines_of_code(file):
 files = {name: each.__file__ for name, each in sys.modules.items() if name.startswith("psld.")}
 print(json.dumps({name: lines_of_code(file) for name, file in files.items()}))
 """
-"""Prints the modules with their lines of code, without docstrings, comments and blank lines."""
+"""Print the modules with their lines of code, without docstrings, comments and blank lines."""
 
 
-# The mathematics has two kernels and any schedule; sampling begins anywhere and yields its steps.
-# Datasets have units and decoders, whose weights are files with digests.
+# The mathematics includes two kernels, arbitrary schedules, and sampling from any state with access
+# to each step. Datasets include units and decoders, whose weights are files with digests.
 @pytest.mark.parametrize(
     ("modules", "most_lines", "rooms"),
     [

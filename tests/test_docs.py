@@ -54,9 +54,10 @@ def results(folder: Path) -> None:
 class Page:
     name: str
     given: Callable[[Path], None] = lambda folder: None
-    """Prepares what the reader has at the beginning of the page."""
+    """Prepares the files that the reader has at the beginning of the page."""
     grids: tuple[str, ...] = ("demo",)
-    """The grids that the page uses. Others are left out, because parsing them takes seconds."""
+    """The grids that the page uses. Other grids are left out, because parsing them takes seconds.
+    """
     then: str | None = None
     """A page that continues in the same folder."""
 
@@ -74,7 +75,7 @@ PAGES = [
 EXAMPLES = sorted((REPOSITORY / "docs" / "examples").glob("*.*"))
 
 MODEL_OF_EXAMPLES = "psld train process=psld training.steps=3 output=models/demo/psld-0.02"
-"""In place of `make demo`."""
+"""These commands replace `make demo`."""
 DENOISER_OF_README = (
     "psld train dataset=digits network=demo training=demo training.objective=denoiser "
     "output=models/demo/denoiser-psld"
@@ -114,7 +115,7 @@ SHRUNK = {
 }
 """Settings that are smaller in the tests than for the reader."""
 FEWER = {r"(training\.steps=)\d+": r"\g<1>3", r"(sampler\.steps=)\d\d+": r"\g<1>5"}
-"""Overrides that are smaller, too."""
+"""Overrides that are smaller in the tests than for the reader."""
 
 COMMAND = re.compile(r"^(\$|python -m|psld|snakemake|make) ", re.MULTILINE)
 

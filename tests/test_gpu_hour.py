@@ -1,4 +1,5 @@
-"""`make gpu-hour` in tiny, on the CPU: its parts, and that it goes on with what is missing."""
+"""`make gpu-hour` with tiny sizes on the CPU: its parts, and that a second run adds the missing
+parts."""
 
 import subprocess
 import sys

@@ -1,4 +1,5 @@
-"""An installation: Python 3.14, extras, the lock, launchers, and what an editor shows."""
+"""An installation: Installations: Python 3.14, extras, the lock file, launchers, and signatures in
+editors."""
 
 import argparse
 import pydoc
@@ -17,7 +18,7 @@ from tests.workflow.project import REPOSITORY
 
 
 def test_a_sweep_starts_where_argparse_checks_the_help_of_flags(tmp_path, monkeypatch):
-    """Python 3.14 does, when a flag is added."""
+    """Python 3.14 checks the help when a flag is added."""
     add = argparse._ActionsContainer.add_argument
 
     def check_help(parser, action):
@@ -36,7 +37,7 @@ def test_a_sweep_starts_where_argparse_checks_the_help_of_flags(tmp_path, monkey
 
 
 def test_the_configs_of_studies_are_not_installed():
-    """The studies are not, and a config that needs another one is where that is."""
+    """The studies are not installed, so configs that belong to a study are not installed either."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     excluded = project["tool"]["setuptools"]["exclude-package-data"]
     for file in (REPOSITORY / "configs").rglob("*.yaml"):
@@ -58,7 +59,7 @@ def test_the_configs_of_studies_are_not_installed():
 )
 @pytest.mark.filterwarnings(r"ignore:\s*'hydra/launcher/submitit_local' is validated")
 def test_a_command_says_which_extra_is_missing(package, extra, words, tmp_path, monkeypatch):
-    for name in list(sys.modules):  # what has imported it before
+    for name in list(sys.modules):  # modules that have imported it before
         if f"{name}.".startswith((f"{package}.", "psld.report.")):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)

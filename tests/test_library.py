@@ -1,4 +1,4 @@
-"""The library on a model that is hardly trained; docs/library.md as it is written."""
+"""The library with a hardly trained model, and the code of docs/library.md."""
 
 import contextlib
 import inspect
@@ -38,14 +38,15 @@ NEEDS = {
     "Export to ONNX": ("onnxruntime", "onnxscript"),
     "Run somebody else's sampler": ("diffusers",),
 }
-"""The packages that a section needs, and psld does not."""
+"""The packages that only this section needs, not psld."""
 
 OWN_TEST = "The training loop"
 
 
 @pytest.fixture(scope="module")
 def folder(digits, starts, model, features, tmp_path_factory) -> Path:
-    """A folder with what the demo leaves: two models, their start and an extractor."""
+    """A folder with files as after the demo: two models, their initial distribution and an
+    extractor."""
     folder = tmp_path_factory.mktemp("library")
     shutil.copytree(starts, folder, dirs_exist_ok=True)
     denoiser = (*TINY, "training.objective=denoiser", "training.steps=5", f"data={digits}")
@@ -111,7 +112,7 @@ def test_the_loop_of_the_page_resumes_to_the_bit(digits, tmp_path):
 
 
 class Perfect(nn.Module):
-    """The network of a perfect training on pixels of a known law."""
+    """The network of a perfect training on pixels with a known distribution."""
 
     LAW = Mixture(weights=(0.5, 0.5), means=(-0.6, 0.5), deviations=(0.1, 0.2))
 
@@ -126,7 +127,7 @@ class Perfect(nn.Module):
 
 @pytest.mark.parametrize("process", [phase_space(0.02), vp_sde()])
 def test_the_integrator_of_the_examples_makes_images(process, tmp_path, monkeypatch):
-    """On momentum, too, where Euler's steps on the probability-flow equation grow."""
+    """This includes processes with momentum, for which Euler steps of the probability flow grow."""
     shutil.copy(REPOSITORY / "docs/examples/blend.py", tmp_path)
     monkeypatch.chdir(tmp_path)
     network, threads = Perfect(process).eval(), torch.get_num_threads()
@@ -153,7 +154,7 @@ def test_the_integrator_of_the_examples_makes_images(process, tmp_path, monkeypa
 
 
 def test_the_integrator_of_the_examples_runs_in_python_as_it_says(folder, tmp_path, monkeypatch):
-    """None of its options has the name of an argument of `sample`."""
+    """No option of this sampler has the name of an argument of `sample`."""
     shutil.copy(REPOSITORY / "docs/examples/blend.py", tmp_path)
     monkeypatch.chdir(tmp_path)
     line = re.search(r"In Python: (.*)\.$", Path("blend.py").read_text(), re.MULTILINE)[1]
@@ -163,7 +164,7 @@ def test_the_integrator_of_the_examples_runs_in_python_as_it_says(folder, tmp_pa
 
 @pytest.mark.parametrize("name", [name for name in psld.__all__ if name != "__version__"])
 def test_the_example_of_a_public_name_runs(name, folder):
-    """It is the indented block in the docstring, which stands in the API pages of `make docs`."""
+    """The example is the indented block in the docstring, which the API pages show."""
     text = inspect.getdoc(getattr(psld, name))
     example = re.search(r"\n\n((?:(?: {4}.*)?\n)+)", text + "\n\n")
     assert example, text
@@ -184,7 +185,7 @@ FEW = {"sampler": "multistep", "steps": 4}
 
 
 def test_settings_of_a_sampler_are_values_of_python(model):
-    """None is a value, not the default, and a tuple is a list of YAML."""
+    """None is a value, not the default, and a tuple is equivalent to a YAML list."""
     loaded = psld.load(model)
     interval, everywhere, narrow = (
         loaded.sample(8, **FEW, eta_interval=levels) for levels in ((0.02, 0.5), None, [0.1, 0.5])
@@ -253,7 +254,7 @@ def test_arrays_are_values_and_no_seed_is_a_random_one_that_is_printed(model, ca
 
 
 def test_a_small_network_computes_in_one_thread(model):
-    """torch's setting is as before afterwards."""
+    """Afterwards, torch's setting is unchanged."""
     loaded, before, threads = psld.load(model), torch.get_num_threads(), set()
     loaded.network.register_forward_hook(lambda *_: threads.add(torch.get_num_threads()))
     torch.set_num_threads(3)
@@ -300,7 +301,7 @@ def test_a_loaded_model_is_frozen_and_can_be_trained_on(model):
 def test_sampling_shows_its_progress_and_other_work_if_it_is_asked_for(
     model, features, monkeypatch
 ):
-    """On a terminal, where the commands show all progress."""
+    """The output is a terminal, on which commands show progress."""
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr("sys.stderr", terminal)
@@ -362,14 +363,14 @@ def test_what_is_printed_is_short(model, features):
 
 
 def test_the_users_warning_filters_stay():
-    """The warnings of the user's own pictures are theirs to see."""
+    """Warnings about the user's own pictures are not suppressed."""
     others = "import warnings, torch, tqdm.auto, PIL.Image, h5py, pydantic; b = [*warnings.filters]"
     program = f"{others}; import psld.library; assert warnings.filters == b, warnings.filters"
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
 class Own(nn.Module):
-    """A network of a user: a function, and dropout."""
+    """A network of a user that contains a function and dropout."""
 
     def __init__(self, function) -> None:
         super().__init__()
@@ -393,7 +394,7 @@ EVERY_LEVEL = ((1, 8, 8), 0, float("inf"))
 
 
 def test_a_network_with_other_channels_is_refused():
-    """Otherwise torch would use the one channel for both blocks, without an error."""
+    """Otherwise torch would broadcast the single channel to both blocks without an error."""
     process, network = phase_space(0.02), Own(lambda z: z[:, :1]).eval()
     said = r"predicts \(3, 1, 8, 8\) for states .*needs 2 channels: ε in 2 of 2 blocks"
     with pytest.raises(UserError, match=rf"sample\(\): network: {said}"):
@@ -419,7 +420,7 @@ def test_a_network_may_change_its_input():
 
 
 def test_a_network_in_training_mode_is_refused(model):
-    """Equal seeds would give other images, which would also depend on the batch size."""
+    """Otherwise equal seeds would give different images, which depend on the batch size."""
     loaded, process, shape = psld.load(model), phase_space(0.02), (2, 1, 8, 8)
     network = Own(half).eval()
     theirs = psld.from_denoiser(network, *EVERY_LEVEL)
@@ -464,7 +465,8 @@ def test_a_prediction_that_is_no_tensor_is_named():
 
 
 def test_the_users_default_type_changes_nothing(model, features):
-    """Neither what is sampled nor what is measured; and known pixels may be of any float type."""
+    """The default dtype affects neither samples nor measured values, and known pixels may have any
+    float dtype."""
     images, others = torch.randint(256, (2, 60, 1, 8, 8), dtype=torch.uint8)
     x = images[:3] / 127.5 - 1
     known = x.double(), torch.zeros(3, 1, 8, 8)
@@ -565,7 +567,7 @@ def test_images_that_are_none_are_named(wrong, features, tmp_path):
         lambda: psld.load("x" * 5000),
         lambda: psld.evaluate("x" * 5000, "y", "fd-pixels"),
         lambda: psld.save_images(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), f"{'x' * 300}.png"),
-        lambda: psld.load_images("/proc/self"),  # which changes while it is listed
+        lambda: psld.load_images("/proc/self"),  # the dictionary changes while it is listed
     ],
 )
 def test_what_a_command_says_in_one_line_is_an_error_of_the_library(call, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""docs/tour.ipynb: its outputs are complete, and its cells run on models that are hardly trained.
+"""docs/tour.ipynb: the outputs are complete, and the cells run with hardly trained models.
 
 `make check-demo` runs the cells on the demo's models and compares the distances with the outputs.
 """
@@ -33,7 +33,8 @@ def printed() -> str:
 
 
 def test_the_committed_outputs_are_complete_and_small():
-    """The web shows the committed outputs. They are from one run from top to bottom."""
+    """Websites show the committed outputs. The outputs come from one run of all cells from top to
+    bottom."""
     assert [cell["execution_count"] for cell in CODE] == list(range(1, len(CODE) + 1))
     shows = [cell for cell in CODE if "show(" in "".join(cell["source"])][1:]  # not its definition
     assert shows

@@ -1,4 +1,4 @@
-"""Networks that were trained in Python: `psld.save`, and what commands make of them."""
+"""Networks that were trained in Python: `psld.save`, and commands that use the saved models."""
 
 import json
 import shutil
@@ -31,12 +31,12 @@ with contextlib.suppress(SystemExit):
 sys.argv.append("trust=true")
 main()
 """
-"""Runs a command twice in a process that trusts none at first."""
+"""Runs a command twice in one process, first without and then with trust=true."""
 
 
 @pytest.fixture
 def folder(tmp_path, digits, monkeypatch) -> Path:
-    """The working folder, with a network of one's own and the prepared digits."""
+    """The working folder, with a custom network and the prepared digits."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "mynets.py").write_text(NETWORK)
@@ -68,7 +68,7 @@ def test_a_network_of_ones_own_is_a_model_for_commands(folder, network, tmp_path
     words = {"sampler": "em", "steps": 3}
     images = psld.sample(model.process, network, (4, 1, 8, 8), **words)
     assert torch.equal(model.sample(4, **words), images)
-    # Elsewhere its code has to be trusted.
+    # In another folder, the code must be trusted.
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     shutil.copytree(folder / "models", elsewhere / "models")
     shutil.copytree(folder / "data", elsewhere / "data")
@@ -103,8 +103,8 @@ def test_the_code_of_a_guide_is_trusted_by_a_word(folder, model, tmp_path_factor
 
 
 def test_the_code_that_was_read_is_saved_whatever_its_file_is_now(folder):
-    """As in a notebook, where one edits the file while the network trains."""
-    # No other test of this process has read this code, with other comments.
+    """This can happen in a notebook, if the user edits the file while the network trains."""
+    # Add a comment, so that no other test of this process has read the same code.
     network, layers = (f"{text}\nOWN = True\n" for text in (NETWORK, LAYERS))
     Path("mynets.py").write_text(network)
     Path("mylayers.py").write_text(layers)

@@ -29,7 +29,7 @@ def test_a_command_prints_its_config_without_running(words, key, tmp_path):
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        # A key that is like another one.
+        # A key that resembles an existing key.
         (
             "train process.gama=1",
             "unknown key process.gama (is process.gamma meant?); the command's",
@@ -37,7 +37,8 @@ def test_a_command_prints_its_config_without_running(words, key, tmp_path):
         ("sample steps=5", "steps (is sampler.steps meant?);"),
         ("wandb sync seeed=3", "psld wandb: unknown key seeed"),
         ("launch seeed=3 -- x", "psld launch: unknown key seeed"),
-        # A part inside a group is chosen by its field; one with a folder of configs, by @.
+        # A part inside a group is selected by its field, or by @ if the part has a folder of
+        # configs.
         (
             "prepare dataset=folder dataset.name=x dataset.source=array dataset.source.root=x",
             "dataset.source.root (with another dataset.source=…?);",

@@ -1,4 +1,5 @@
-"""Grids and configs of others in a sweep: Hydra calls what its own part names, so they set none."""
+"""Grids and configs of strangers in a sweep: they must not set Hydra's own settings, because Hydra
+calls the objects that these settings name."""
 
 from pathlib import Path
 
@@ -39,7 +40,7 @@ CONFIGS_OF_OTHERS = {
 
 @pytest.fixture
 def folder(tmp_path, digits) -> Path:
-    """A prepared dataset, and code of others."""
+    """A folder with a prepared dataset and a stranger's code."""
     for path in digits.parent.glob("digits.*"):
         (tmp_path / path.name).symlink_to(path)
     (tmp_path / "evil").mkdir()
@@ -48,7 +49,7 @@ def folder(tmp_path, digits) -> Path:
 
 
 def swept(folder: Path, configs: dict[str, str], *words: str) -> str:
-    """The line that refuses a sweep with these configs, of which nothing has run."""
+    """Return the error line of a sweep with these configs, and assert that no code has run."""
     for name, text in configs.items():
         path = folder / "configs" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ def words_of(text: str) -> str:
 
 
 def test_the_help_has_one_line_for_each_command(tmp_path):
-    """Without a command it is shown, too."""
+    """The list is also shown without a command."""
     shown = succeeded(call(tmp_path, "--help")).stdout
     assert shown.startswith("usage: psld COMMAND KEY=VALUE …")
     lines = re.findall(r"^  (\w+) +([A-Z].*)\.$", shown, re.MULTILINE)
@@ -99,7 +99,7 @@ def test_version_is_printed(tmp_path):
 
 
 def test_the_help_of_a_command_lists_its_settings(tmp_path):
-    """Those that have a config go one way."""
+    """Commands with a config share one code path."""
     commands = {name: program(name).command for name in COMMANDS}
     some = ("train", "prepare", "wandb")
     for name, command in commands.items():

@@ -45,20 +45,20 @@ def written(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def folder(written, monkeypatch) -> Path:
-    """A working directory with `mine` in its cache, which is not to be changed."""
+    """A working directory with `mine` in its cache; tests must not change it."""
     monkeypatch.chdir(written.parent)
     return written.parent
 
 
 @pytest.fixture
 def configs(tmp_path, monkeypatch) -> Path:
-    """The user's configs, to be changed at will."""
+    """The user's configs, which a test may change."""
     monkeypatch.chdir(tmp_path)
     return write_mine(tmp_path)
 
 
 def printed(folder: Path, *words: str) -> dict[str, Any]:
-    """The settings of a command with these words."""
+    """Return the settings of a command with these arguments."""
     return yaml.safe_load(succeeded(call(folder, *words, "--cfg", "job")).stdout)
 
 
@@ -84,7 +84,7 @@ def test_a_job_refuses_a_record_that_differs_from_the_planned_record(
 ):
     cell = load_grid("mine").cells["psld/em-20"]
     planned = f"cell=mine/psld/em-20 record={cell.evaluation_digest}".split()
-    monkeypatch.setenv("PSLD_RECORDS", cell.digest)  # of the Snakemake that has submitted the job
+    monkeypatch.setenv("PSLD_RECORDS", cell.digest)  # set by Snakemake for its jobs
     refused(
         call(tmp_path, "evaluate_cell", *planned), 2, "changed since this job was submitted; run"
     )

@@ -1,4 +1,4 @@
-"""Slow imports of commands: none before it is needed, because each costs 0.1 to 1.5 s."""
+"""Commands import slow modules only when they need them, because each import takes 0.1 to 1.5 s."""
 
 import re
 import sys
@@ -19,7 +19,7 @@ for line in sys.argv[1:]:
     main()
     print("imported:", *sorted({SLOW!r} & set(sys.modules)))
 """
-"""Runs command lines one after the other; what one imports is still there after the next."""
+"""Run command lines one after the other in one process; imported modules stay imported."""
 
 NEEDED: dict[str, set[str]] = {
     "plan list=figures": set(),
@@ -46,7 +46,7 @@ def test_the_help_of_every_command_does_without_torch(tmp_path):
 
 
 def test_the_files_of_all_grids_are_read_without_hydra(tmp_path):
-    """Each process of Snakemake reads them, in each job."""
+    """Each process of Snakemake reads all grids, also in each job."""
     read = "from psld.grid.workflow import Workflow as w; print(not w.load().broken)"
     code = f"import sys; {read}; print({SLOW!r} & set(sys.modules))"
     assert succeeded(run(tmp_path, [sys.executable, "-c", code])).stdout == "True\nset()\n"
@@ -58,7 +58,9 @@ WITHOUT_TORCH = """
     psld.sampling.settings psld.sampling.distilled psld.evaluation.settings psld.metrics.settings
     psld.paper.parts
 """
-"""What Snakemake's processes and launchers import: packages with their modules, and modules."""
+"""The packages (with all their modules) and modules that Snakemake's processes and launchers
+import.
+"""
 
 
 def test_snakemake_and_launchers_do_not_import_torch(tmp_path):

@@ -1,4 +1,6 @@
-"""Sweeps by hand: names and folders of their jobs, what they return, errors before any starts."""
+"""Sweeps on the command line: names and folders of jobs, return values, and errors before the first
+job starts.
+"""
 
 import json
 import os
@@ -34,14 +36,14 @@ def sweep(folder: Path, *overrides: str) -> Finished:
 
 
 def manifests(folder: Path) -> dict[str, dict]:
-    """What was trained, by its folder."""
+    """Return the trained models, keyed by folder."""
     paths = sorted(folder.glob("models/by-hand/*/manifest.json"))
     return {path.parent.name: json.loads(path.read_text()) for path in paths}
 
 
 @pytest.fixture
 def losses(monkeypatch) -> list[float | None]:
-    """What each job returns to Hydra, for sweepers that optimize."""
+    """Return the value that each job returns to Hydra, which an optimizing sweeper uses."""
     [launcher] = [p for p in Plugins.instance().discover(Launcher) if p.__name__ == "BasicLauncher"]
     losses, launch = [], launcher.launch
 
@@ -96,7 +98,7 @@ def test_a_wrong_sweep_is_refused_in_one_line(folder):
 
 
 def test_a_signal_ends_the_whole_sweep(folder):
-    """And the jobs go on when it is given again."""
+    """The jobs resume when the sweep is started again."""
 
     class Interrupting(Log):
         def save(self, *given):

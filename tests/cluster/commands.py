@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 class Commands:
-    """A folder of commands that answer as they are told and note how they were called."""
+    """A folder of commands with prescribed answers, which record their calls."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -13,7 +13,7 @@ class Commands:
     def answer(
         self, name: str, stdout: str = "", *, stderr: str = "", exit_code: int = 0, first: str = ""
     ) -> None:
-        """From now on the command NAME says this; `first` is shell that it runs before that."""
+        """Set the answer of a command, which runs the shell code `first` before it answers."""
         script = self.folder / name
         script.write_text(
             f'#!/bin/sh\necho "$*" >> {script}.calls\n{first}\n'
@@ -22,6 +22,6 @@ class Commands:
         script.chmod(0o755)
 
     def calls(self, name: str) -> list[str]:
-        """The arguments of each call of a command."""
+        """Return the arguments of each call of a command."""
         noted = self.folder / f"{name}.calls"
         return noted.read_text().splitlines() if noted.exists() else []

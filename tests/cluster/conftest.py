@@ -8,7 +8,7 @@ from tests.cluster.runs import JOB, SNAKEFILE, Folder
 
 @pytest.fixture
 def commands(tmp_path, monkeypatch) -> Commands:
-    """No command at first: as on a machine without Slurm."""
+    """Initially without any command, as on a machine without Slurm."""
     commands = Commands(tmp_path / "bin")
     monkeypatch.setenv("PATH", str(commands.folder))
     for name in ("SLURM_CONF", "SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES"):
@@ -18,12 +18,12 @@ def commands(tmp_path, monkeypatch) -> Commands:
 
 @pytest.fixture
 def slurm(commands) -> Commands:
-    """A cluster whose jobs wait for ever."""
+    """A cluster whose jobs wait forever."""
     commands.answer("scontrol", "Slurmctld(primary) is UP\n")
     commands.answer("sbatch", "Submitted batch job 42\n")
     commands.answer("srun")
     commands.answer("scancel")
-    # What was submitted is known from then on.
+    # After a submission, squeue lists the job.
     pending = f"[ ! -e {commands.folder}/sbatch.calls ] || echo 42 PENDING None"
     commands.answer("squeue", first=pending)
     return commands

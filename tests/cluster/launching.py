@@ -7,5 +7,5 @@ from psld.commands.launch import launch
 
 
 def launch_settings(*words: str, command: Sequence[str] = ("train",)) -> LaunchSettings:
-    """Raises UserError for what the command would refuse."""
+    """Raises UserError for settings that the command refuses."""
     return launch.command.settings([*words, "--", *command])

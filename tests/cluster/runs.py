@@ -93,7 +93,7 @@ class Folder:
             process.wait()
 
     def run(self, *options: str, go: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run Snakemake to its end; its job does not wait if told so."""
+        """Run Snakemake to its end; with `go`, its job does not wait."""
         return subprocess.run(
             [*self.command, *options],
             cwd=self.path,
@@ -144,7 +144,7 @@ def is_running(pid: int) -> bool:
 
 
 def killed(folder: Folder) -> contextlib.ExitStack:
-    """A run whose first process was killed while its job runs, which ends a while later."""
+    """A run whose first process was killed while its job was running; the job ends later."""
     with contextlib.ExitStack() as stack:
         process = stack.enter_context(folder.started())
         wait(lambda: folder.pids("began"), process)

@@ -18,7 +18,7 @@ from tests.cluster.commands import Commands
 from tests.cluster.runs import SNAKEFILE, wait
 
 AWKWARD = 'it\'s $(touch expanded) `touch expanded` "$HOME"; touch expanded & \\ *\nzwei Zeilen ü'
-"""What a user may call a folder; a shell must not read it."""
+"""A possible name of a folder, which no shell may interpret."""
 
 LOCAL_AND_SENT = """
 rule all:
@@ -41,9 +41,9 @@ ON_SLURM = (
 
 @pytest.fixture
 def slurm(folder, tmp_path) -> Commands:
-    """A cluster that runs jobs at once, or keeps them until scancel if the file `keep` is there.
+    """A cluster that runs jobs at once; if the file `keep` exists, it keeps them until scancel.
 
-    It forgets the jobs that are done.
+    It forgets finished jobs.
     """
     commands = Commands(tmp_path / "bin")
     for command in ("scontrol", "sinfo", "sacctmgr"):
@@ -59,7 +59,7 @@ def slurm(folder, tmp_path) -> Commands:
         f"else echo $n FAILED None > {jobs}/$n.state; fi",
     )
     commands.answer("squeue", first=f"cat {jobs}/*.state 2>/dev/null")
-    # A job runs on for a second.
+    # A canceled job runs for another second.
     commands.answer("scancel", first=f"(sleep 1; rm -f {jobs}/*.state) >/dev/null 2>&1 &")
     folder.environment["PATH"] = f"{commands.folder}{os.pathsep}{os.environ['PATH']}"
     folder.options = [*ON_SLURM]
@@ -68,7 +68,7 @@ def slurm(folder, tmp_path) -> Commands:
 
 @pytest.fixture
 def keeping(slurm, tmp_path) -> Commands:
-    """The same, and jobs only wait."""
+    """The same cluster, whose jobs only wait."""
     (tmp_path / "jobs/keep").touch()
     return slurm
 
@@ -91,7 +91,7 @@ def test_jobs_run_in_a_folder_of_any_name(slurm, folder, tmp_path):
 
 @pytest.mark.slow
 def test_the_profile_sets_the_number_of_concurrent_local_jobs(slurm, folder):
-    """Each job waits for all jobs. Snakemake itself has a thread per core, and five others."""
+    """Each job waits for all jobs. Snakemake itself has five threads, and one per core."""
     count = 5 + os.cpu_count() + 2
     (folder.path / "Snakefile").write_text(
         f"""
@@ -110,9 +110,11 @@ rule wait:
 
 
 def test_an_interrupt_ends_local_jobs_and_lists_the_jobs_that_continue(keeping, folder):
-    """From a terminal, Ctrl-C reaches the local jobs directly; this one ignores SIGINT.
+    """On a terminal, Ctrl-C reaches the local jobs directly; the local job of this test ignores
+    SIGINT.
 
-    The plugin alone would end when it asks for the states of jobs next. sbatch may be under way.
+    Without psld, Snakemake's Slurm plugin would end only at its next query of job states, and
+    sbatch may be running.
     """
     (folder.path / "Snakefile").write_text(f"{SNAKEFILE.replace('rule made:', LOCAL_AND_SENT)}")
     folder.job += " slow"
@@ -170,8 +172,8 @@ AWAY = "Unable to contact slurm controller (connect failure)"
 
 @pytest.mark.slow
 def test_no_job_is_lost_while_the_controller_is_down(slurm, folder, tmp_path):
-    """The controller does not answer submissions and seven queries. Later it loses a node and the
-    job."""
+    """The controller does not answer the submissions and the first seven queries. Later, the
+    controller loses a node and the job on this node."""
     quick = "Executor._pause = lambda self, seconds: time.sleep(min(seconds, 0.2))"
     imports = "import time\nfrom psld.cluster.executor import Executor"
     (folder.path / "Snakefile").write_text(f"{imports}\n{quick}\n{SNAKEFILE}")
@@ -219,7 +221,7 @@ def test_a_forgotten_job_without_output_has_failed(keeping, folder):
 
 
 class Waiting:
-    """An executor whose jobs Slurm knows in these states; it notes what it reports."""
+    """An executor whose jobs are in these states in Slurm; it records its reports."""
 
     def __init__(self, states: dict[str, str]) -> None:
         settings = SimpleNamespace(init_seconds_before_status_checks=7)
@@ -237,7 +239,7 @@ class Waiting:
         self.failed.append(msg)
 
     def left(self, *jobs: SimpleNamespace) -> list[str]:
-        """The jobs that are still waited for after a look at all of them."""
+        """Return the jobs that are still active after a query of all jobs."""
 
         async def look() -> list[str]:
             found = Executor.check_active_jobs(self, list(jobs))
@@ -247,7 +249,7 @@ class Waiting:
 
 
 def job_of(folder: Path, number: str, age: float | None = None) -> SimpleNamespace:
-    """A job that was submitted now, and whose outputs are older than that by so many seconds."""
+    """A job that is submitted now, and whose outputs are `age` seconds old."""
     outputs = [folder / f"{number}.{kind}" for kind in ("json", "png")]
     for output in outputs if age is not None else ():
         output.touch()
@@ -259,7 +261,7 @@ def job_of(folder: Path, number: str, age: float | None = None) -> SimpleNamespa
 
 
 def test_a_forgotten_job_is_done_if_all_its_output_is_newer_than_its_submission(tmp_path):
-    """A rerun that failed leaves the output of the run before."""
+    """A failed rerun leaves the output of the previous run."""
     executor = Waiting({})
     jobs = [job_of(tmp_path, "1", age=0), job_of(tmp_path, "2", age=90)]
     jobs += [job_of(tmp_path, "3"), job_of(tmp_path, "4", age=0)]
@@ -304,7 +306,7 @@ def test_the_interval_between_queries_grows_until_a_job_ends(tmp_path):
 def test_a_submission_is_repeated_if_slurm_did_not_answer_it(
     monkeypatch, message, states, repeated
 ):
-    """None: Snakemake ends meanwhile, and nothing is said of the job."""
+    """With the states None, Snakemake has ended in the meantime and reports no error of the job."""
     reported = Mock()
     monkeypatch.setattr("psld.cluster.executor.SlurmExecutor.report_job_error", reported)
     executor = object.__new__(Executor)

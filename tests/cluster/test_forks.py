@@ -1,4 +1,4 @@
-"""The fork server: a job in a fork ends as a process of its own would."""
+"""The fork server: a job in a fork ends like a job in a separate process."""
 
 import os
 import signal
@@ -18,12 +18,13 @@ head.begin_run(with_fork_server=True)
 print(os.environ[forks.FORKS], flush=True)
 sys.stdin.read()
 """
-"""Starts a server and holds it, as Snakemake does, until the standard input ends."""
+"""The code of a process that starts a server, as Snakemake does, and ends it when standard input
+ends."""
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """The folder of a server that answers."""
+    """The folder of a running server."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER],
         cwd=tmp_path_factory.mktemp("run"),
@@ -59,7 +60,8 @@ def page(server: Path, **changes: str) -> subprocess.Popen:
 
 
 def forks_of(server: Path) -> list[int]:
-    """The processes of a server, in the order of their starts: itself, a keeper, its job, …"""
+    """Return the processes of a server in the order of their starts: the server, a keeper, its job,
+    …"""
     words = os.fsencode(server)
     return sorted(
         int(each.parent.name)
@@ -71,13 +73,13 @@ def forks_of(server: Path) -> list[int]:
 def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError:  # of a process that has just ended
+    except OSError:  # The process has just ended.
         return b""
 
 
 @pytest.fixture
 def waiting(server, tmp_path):
-    """A job whose fork waits: a pipe is in place of the lock that Snakemake holds."""
+    """A job whose fork waits, because a pipe replaces the lock that Snakemake holds."""
     os.mkfifo(tmp_path / "alive")
     with page(server, PSLD_RUN=str(tmp_path)) as job:
         wait_for(lambda: len(forks_of(server)) == 3)

@@ -1,4 +1,4 @@
-"""One run of Snakemake at a time in a folder, and what is left of those that were killed."""
+"""A folder allows one run of Snakemake at a time, and a new run cleans up after killed runs."""
 
 import fcntl
 import inspect
@@ -32,8 +32,8 @@ os.rmdir = rmdir
     ("job", "end"), [("train slow", ["terminated"]), ("train stubborn", []), ("launch", [])]
 )
 def test_a_killed_run_resumes_at_once_and_its_old_job_ends(folder, job, end):
-    """One that ignores the request is killed. A launcher gets none: at SIGTERM it would cancel its
-    training in Slurm."""
+    """A job that ignores SIGTERM is killed. A launcher gets no SIGTERM, because it would then
+    cancel its training in Slurm."""
     folder.job = f"{sys.executable} job.py {job}"
     with killed(folder):
         succeeded(folder.run())
@@ -72,13 +72,13 @@ def test_a_second_snakemake_is_refused(folder):
 
 @pytest.fixture
 def machine(commands) -> Commands:
-    """Without Slurm; its plugin of Snakemake asks where sacct is."""
+    """A machine without Slurm. Snakemake's Slurm plugin calls `which sacct`."""
     commands.answer("which", exit_code=1)
     return commands
 
 
 def leave(folder: Path, name: str, **fields: str | int) -> Path:
-    """Leave the folder of a run that was killed; its jobs in Slurm are called psld-7."""
+    """Create the folder of a killed run whose jobs in Slurm have the name psld-7."""
     path = folder / ".snakemake/psld" / name
     path.mkdir(parents=True)
     run = {"inode": path.stat().st_ino, "pid": 1, "host": "here", "slurm_name": "psld-7"}
@@ -87,9 +87,11 @@ def leave(folder: Path, name: str, **fields: str | int) -> Path:
 
 
 def test_runs_without_slurm_jobs_are_removed(machine, tmp_path):
-    """NFS keeps a folder while a job has a file in it open. The job must not find it.
+    """NFS keeps a folder while a job has an open file in the folder. The job must not find the
+    folder.
 
-    The jobs of a copy are the original's. A link is of nobody.
+    The folder of a copied run has no jobs, because its jobs belong to the original. A link belongs
+    to no run.
     """
     left = [leave(tmp_path, "ended", end="normal"), leave(tmp_path, "local", slurm_name="")]
     left += [leave(tmp_path, "copy", inode=1), leave(tmp_path, "kept", slurm_name="")]

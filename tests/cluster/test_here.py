@@ -14,7 +14,7 @@ COMMAND = ("train", "name=x", "network.attention_resolutions=[8,16]")
 
 @pytest.fixture
 def became(commands, monkeypatch, tmp_path):
-    """Launches here; gives the arguments of python and the environment that it would run with."""
+    """Launch on this machine, and return the arguments and the environment of the new Python."""
     seen = []
 
     def execv(program, arguments):
@@ -48,8 +48,8 @@ def became(commands, monkeypatch, tmp_path):
 def test_the_number_of_gpus_divides_the_batch_unless_it_is_given(
     became, monkeypatch, capsys, given, visible, ranks, held
 ):
-    """They are held past the exec, so that other jobs take the others. A surrounding job is not
-    theirs."""
+    """The locks of these GPUs survive the exec, so that other jobs use the other GPUs. The ranks do
+    not belong to the surrounding job."""
     for name, value in (("SLURM_JOB_ID", "1"), ("SLURM_PROCID", "0")):
         monkeypatch.setenv(name, value)
     if visible:

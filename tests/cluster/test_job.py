@@ -1,4 +1,4 @@
-"""Inside a training's job: its ranks, the requeue of a warned job, and its lives."""
+"""Inside a training's job: the ranks, the requeue of a warned job, and the starts of a job."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ def _in_a_job(commands, monkeypatch):
 
 @pytest.fixture
 def warned(commands):
-    """Runs the last minutes of a job: gives what scontrol was asked."""
+    """Run the last minutes of a job, and return the requests to scontrol."""
 
     def run(description=NOT_PREEMPTED, complaint="", exit_code=0):
         show = f'case "$*" in *show*) echo "{description}"; exit 0 ;; esac'
@@ -53,9 +53,9 @@ def warned(commands):
         (NOT_PREEMPTED, {}, ["requeue 42"]),
         (EARLIER_LIFE, {}, ["requeue 42"]),
         (UNKNOWN_START, {}, ["requeue 42"]),
-        (AT_ONCE, {}, []),  # Slurm queues a preempted job itself.
+        (AT_ONCE, {}, []),  # Slurm itself requeues a preempted job.
         (NOT_PREEMPTED, {"SLURM_PROCID": "1"}, []),
-        # The array's last job has the array's number.
+        # The last job of an array has the same number as the array.
         (NOT_PREEMPTED, {"SLURM_ARRAY_JOB_ID": "42", "SLURM_ARRAY_TASK_ID": "3"}, ["requeue 42_3"]),
     ],
 )

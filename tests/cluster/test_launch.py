@@ -1,4 +1,4 @@
-"""A launcher's checks before submission, and its waiting, without torch."""
+"""A launcher checks settings before the submission, and waits without importing torch."""
 
 import fcntl
 import itertools
@@ -25,10 +25,10 @@ from tests.commands import TINY, call, command, refused, started
 from tests.conftest import handlers_kept
 
 TRAINING = ("--", "train", *TINY, "training.steps=3", "output=model")
-"""What stands at the end of a command line; `data=` is missing."""
+"""The end of a command line, without `data=`."""
 
 MEMORY_MB = 100
-"""What a launcher may hold: fifty of them wait on a login node."""
+"""The largest allowed memory of a launcher, because fifty launchers may wait on a login node."""
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_the_dataset_must_exist_with_its_digest(unwilling, tmp_path, digits):
     refused(
         call(tmp_path, *launch), 2, f"{no_file}, or no .digest file next to it; run psld prepare"
     )
-    # The workflow names the model, whose grid says what the dataset is.
+    # The workflow names the model, and the grid of the model defines the dataset.
     of_grid = ("--", "train", "model=demo/cld", "data=digits.h5")
     refused(call(tmp_path, "launch", *of_grid), 2, f"{no_file}, or no .digest file")
     assert unwilling.calls("sbatch") == []
@@ -88,7 +88,7 @@ def test_this_machine_is_one_node_and_runs_no_job(commands, tmp_path, digits, wh
     refused(call(tmp_path, *launch), 2, f"{option} needs Slurm")
 
 
-# --- the waiting of a launcher in a process of its own -------------------------------------------
+# --- a launcher waits in a separate process ------------------------------------------------------
 
 
 def test_a_waiting_launcher_uses_little_memory(slurm, tmp_path, digits):
@@ -117,12 +117,12 @@ def test_ctrl_c_before_the_answer_of_sbatch_cancels_the_job(slurm, tmp_path, dig
     assert list(tmp_path.glob("runs/launches/*/launch.json")) == []
 
 
-# --- and in this process, which gets a signal when the launcher waits ----------------------------
+# --- a launcher waits in this process, which gets a signal ---------------------------------------
 
 
 @pytest.fixture
 def launched(slurm, tmp_path, digits, monkeypatch) -> Callable[..., str]:
-    """Launches a training, whose launcher gets these signals when it waits; what it printed."""
+    """Launch a training, send these signals to the waiting launcher, and return its output."""
 
     def run(*words: str, numbers: tuple[int, ...] = (signal.SIGHUP,)) -> str:
         send = partial(os.kill, os.getpid())
@@ -175,7 +175,8 @@ def test_a_restarted_launcher_finds_its_job_or_replaces_it_after_a_change(slurm,
 def test_a_job_gets_its_command_although_sbatch_did_not_answer(
     slurm, launched, tmp_path, monkeypatch
 ):
-    """It reached the controller, which has it in the queue when the launcher asks again."""
+    """The submission has reached the controller, so the queue contains the job when the launcher
+    asks again."""
     monkeypatch.setattr(retry_until_reachable, "__defaults__", (Mock(side_effect=[None]),))
     slurm.answer("sbatch", stderr="sbatch: error: Socket timed out\n", exit_code=1)
     assert "Socket timed out; retrying until Slurm answers" in launched()
@@ -187,7 +188,7 @@ def test_a_job_gets_its_command_although_sbatch_did_not_answer(
 
 
 def test_a_second_output_of_a_run_waits_for_the_first(slurm, launched, tmp_path, monkeypatch):
-    """Instead of submitting a job that sits on its GPUs until the other has ended."""
+    """Otherwise the second job would occupy GPUs until the first job has ended."""
     launched("output=a")
     [lock] = tmp_path.glob("runs/*/launcher.lock")
     interrupt = partial(signal.pthread_kill, threading.main_thread().ident, signal.SIGINT)

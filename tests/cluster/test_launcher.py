@@ -29,8 +29,8 @@ def launcher(slurm, tmp_path, monkeypatch) -> Launcher:
 
 
 def ends(slurm: Commands, state: str, writes: dict[Path, str], late: bool) -> None:
-    """Every job ends so, and its ranks write these files: before that, or where they are seen late,
-    half a second after."""
+    """Let every job end in this state, after its ranks have written these files. If `late`, the
+    files become visible half a second later."""
     commands = [
         f"/bin/mkdir -p {path.parent}; echo '{text}' > {path}" for path, text in writes.items()
     ]
@@ -56,7 +56,7 @@ def test_a_finished_model_is_accepted_for_any_end_of_the_job(
 
 
 def test_a_damaged_export_is_replaced(slurm, launcher, capsys):
-    """Otherwise it would replace complete weights in the output folder."""
+    """Otherwise the damaged export would replace complete weights in the output folder."""
     files = {export_folder(launcher.run) / name: name for name in FILES}
     for path in files:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def test_a_lost_job_is_replaced_if_it_has_made_progress(
 
 
 def test_only_the_user_may_write_to_the_folder_of_a_launch(slurm, launcher):
-    """Jobs run the pickles in it."""
+    """Jobs run the pickles in this folder."""
     launcher.folder.mkdir(parents=True)
     launcher.folder.chmod(0o770)
     with pytest.raises(UserError, match=r"other users may write to this folder.*chmod 700"):

@@ -1,4 +1,4 @@
-"""The settings of a launch: empty ones, the number of ranks, the options of sbatch, errors."""
+"""The settings of a launch: empty settings, the number of ranks, the options of sbatch, errors."""
 
 import re
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_empty_settings_are_unset():
     ],
 )
 def test_ranks_per_node_and_cores_per_rank_follow_from_the_gpus(words, ranks, cores):
-    """Each rank with a GPU has several cores, which draw its noise."""
+    """Each rank with a GPU has several cores, which draw the noise."""
     options = launch_settings(*words).options()
     assert (options["ntasks_per_node"], options["cpus_per_task"]) == (ranks, cores)
     assert f"--cpus-per-task={cores}" in options["srun_args"]

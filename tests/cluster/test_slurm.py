@@ -21,7 +21,8 @@ AWAY = "slurm_load_jobs error: Unable to contact slurm controller\n(connect fail
     ],
 )
 def test_slurm_is_available_only_with_a_configured_cluster(commands, complaint, available):
-    """Debian's package alone has no cluster. A controller that is down counts as available."""
+    """Debian's package is installed, but no cluster is configured. A controller that is down counts
+    as available."""
     assert not slurm.available(), "no sbatch"
     commands.answer("sbatch")
     commands.answer("scontrol", stderr=complaint, exit_code=1 if complaint else 0)
@@ -54,7 +55,7 @@ def test_jobs_named_returns_states_and_reasons(commands):
 
 
 def test_a_job_is_active_until_it_has_ended(commands):
-    """Also in a state of a later Slurm."""
+    """This also holds for a state that only a later version of Slurm has."""
     ended = "COMPLETED CANCELLED FAILED OUT_OF_MEMORY DEADLINE TIMEOUT NODE_FAIL PREEMPTED"
     ended = [*ended.split(), "BOOT_FAIL", "LAUNCH_FAILED", "REVOKED"]
     active = ["PENDING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "RESIZING", "NEW_ONE"]

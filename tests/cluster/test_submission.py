@@ -15,7 +15,7 @@ from tests.cluster.launching import launch_settings
 
 @pytest.fixture
 def submitted(slurm, tmp_path):
-    """Submits with some settings; gives the job's id and the script that sbatch was given."""
+    """Submit a job with some settings; return its ID and the script that sbatch received."""
 
     def run(*overrides: str) -> tuple[str, str]:
         settings = launch_settings(*overrides, command=("train", "name=x"))
@@ -80,7 +80,7 @@ def test_a_folder_whose_name_slurm_cannot_use_for_logs_is_refused(slurm, tmp_pat
 
 
 def test_variables_of_a_surrounding_job_are_not_passed_on(slurm, submitted, tmp_path, monkeypatch):
-    """This process keeps the variables, because it is still a part of the surrounding job."""
+    """This process keeps the variables, because it still belongs to the surrounding job."""
     of_a_job = {"SLURM_JOB_ID", "SLURM_MEM_PER_NODE", "SBATCH_PARTITION", "SUBMITIT_EXECUTOR"}
     inherited = {"CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "PSLD_RUN", "OMP_NUM_THREADS", "TMP"}
     kept = {"SLURM_CONF", "HOME_OF_DATA", "MY_TMPDIR", "PSLD_RUNNER"}

@@ -17,7 +17,7 @@ MINE = "defaults: [psld, _self_]\ngamma: 0.125\n"
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """Writes a config of the user's own below the working directory."""
+    """Write a config of the user below the working directory."""
     monkeypatch.chdir(tmp_path)
 
     def write(name: str, text: str) -> Path:

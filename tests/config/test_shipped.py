@@ -1,4 +1,4 @@
-"""The shipped configs: each composes, and its objects can be built."""
+"""The shipped configs: each config composes, and its objects can be built."""
 
 import re
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ FITTING = {
     "student": ("training.objective.cell=pairs",),
     "paper": ("training.steps=1", "training.batch_size=1"),
 }
-"""What else must be said where an option is chosen."""
+"""Further overrides that an option requires, keyed by option."""
 
 
 def options(group: str) -> list[str]:
@@ -39,9 +39,9 @@ def options(group: str) -> list[str]:
 
 
 def places() -> Iterator[tuple[str, str, str]]:
-    """Each option of each group, with a command that it is for.
+    """Yield each option of each group, with a command that accepts the option.
 
-    A guide is no ε-network and has its own recipes; only one classifier is trained here.
+    Options of guides belong to `train_guide`, because a guide is no ε-network.
     """
     seen = set()
     for command in COMMANDS:
@@ -93,7 +93,7 @@ def test_every_option_of_every_group_composes_and_can_be_built(command, group, o
             settings.metric.extractor.build_trained(shape, torch.device("cpu"))
         case "sampler":
             sampler = settings.sampler
-            if option == "few":  # Its level comes from the model.
+            if option == "few":  # In use, the level comes from the model.
                 sampler = sampler.model_copy(update={"start_level": 2.0})
             assert len(sampler.build(phase_space(0.01), torch.device("cpu")).times) >= 1
         case "process":
@@ -109,11 +109,11 @@ def test_every_option_of_every_group_composes_and_can_be_built(command, group, o
 
 
 NAMES = {"kind", "integrator"}
-"""The names of parts, which a config may say even if they are the default."""
+"""Keys that select a part; a config may set them to their default."""
 
 
 def repeated(kind: type[Settings], content: dict) -> list[str]:
-    """The keys of a config whose values are those of the class, which need not be said."""
+    """Return the keys of a config that repeat the default of the class."""
     found = []
     for key, value in content.items():
         field = kind.model_fields[key]

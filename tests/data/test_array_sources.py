@@ -122,7 +122,8 @@ def cifar10(tmp_path, monkeypatch) -> Path:
 
 
 def test_cifar10(cifar10):
-    """It is read from the archive and then from the unpacked folder, without network."""
+    """The dataset is read from the archive, and then from the unpacked folder, without network
+    access."""
     for download in (True, False):
         source = cifar(cifar10, download).open()
         assert (len(source.train), len(source.test)) == (150, 30)
@@ -133,7 +134,7 @@ def test_cifar10(cifar10):
 
 
 class Trap:
-    """Creates a file when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path

@@ -112,7 +112,7 @@ def test_arrays_that_are_not_images_are_refused(tmp_path, array, said):
 
 
 class Bomb:
-    """Ends the test run if it is unpickled."""
+    """An object that ends the test run if it is unpickled."""
 
     def __reduce__(self):
         return exit, ("unpickled",)

@@ -90,7 +90,7 @@ def test_arrays_are_not_cropped():
 
 
 def test_memory_does_not_grow_with_the_number_of_images(monkeypatch):
-    """Arrays are read in blocks, without PIL images, and without hashes if none is held out."""
+    """Arrays are read in blocks, without PIL images, and without hashes if no image is held out."""
     taken, read = [], Rows.pixels
     monkeypatch.setattr(sources, "hashlib", None)
     monkeypatch.setattr(Rows, "pixels", lambda *a: taken.append(a[1]) or read(*a))
@@ -98,7 +98,7 @@ def test_memory_does_not_grow_with_the_number_of_images(monkeypatch):
     monkeypatch.setattr(preparation, "BLOCK_BYTES", 10 * 8 * 8 * 3)
     np.save("x.npy", PIXELS)
     prepare({"kind": "array", "path": "x.npy"})
-    blocks = [len(each) for each in taken if len(each) > 1]  # The others measure the time.
+    blocks = [len(each) for each in taken if len(each) > 1]  # The other images measure the time.
     assert blocks == [10] * 5
 
 

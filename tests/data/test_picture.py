@@ -27,7 +27,7 @@ def test_box_filter_is_the_mean_of_each_cell():
 
 @pytest.mark.parametrize("name", get_args(FilterName))
 def test_resizing_is_antialiased(name):
-    """Stripes narrower than a new pixel become their mean, which needs antialiasing."""
+    """Stripes that are narrower than a new pixel become their mean, which needs antialiasing."""
     stripes = np.zeros((64, 64), dtype=np.uint8)
     stripes[:, ::2] = 255
     resized = to_pixels(Image.fromarray(stripes), (1, 8, 8), name)
@@ -135,7 +135,7 @@ def test_an_animation_is_its_first_frame(kind):
 
 
 def test_a_picture_of_another_size_ends_the_reading(tmp_path, monkeypatch):
-    """The error waits only for the pictures that are already being read."""
+    """The error is raised as soon as the pictures that are already being read are finished."""
     save_images(np.zeros((60, 1, 8, 8), np.uint8), tmp_path / "pictures")
     Image.new("L", (9, 8)).save(tmp_path / "pictures/00001.png")
     read = []

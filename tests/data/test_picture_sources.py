@@ -173,7 +173,7 @@ def test_test_fraction(tmp_path):
     train, test = split_of(tmp_path, 0.2)
     assert (len(train), len(test)) == (40, 10)
     assert not train & test
-    # New pictures leave most of the old pictures in their split.
+    # When pictures are added, most old pictures stay in their split.
     write_files(tmp_path, {f"new{name}": data for name, data in pngs("a.png", "b.png").items()})
     _, later = split_of(tmp_path, 0.2)
     assert len(test & later) >= 8

@@ -191,7 +191,7 @@ DECODE = {"kind": "halving:Halving", "weights": "factor.txt"}
 
 @pytest.fixture
 def pictures(folder) -> ImageStore:
-    """data/pictures.h5, and an autoencoder with its weights."""
+    """A folder with data/pictures.h5, and an autoencoder with its weights."""
     Path("halving.py").write_text(HALVING)
     Path("factor.txt").write_text("0.5")
     np.savez("x.npz", arr_0=random_images(600, 8, 8), labels=np.arange(600) % 2)
@@ -254,7 +254,8 @@ def test_weights_that_change_after_they_were_chosen_are_refused(pictures):
 
 
 def test_a_reference_of_decoded_tensors_is_bound_to_its_decoder(pictures):
-    """Latents from elsewhere, which are decoded: with other weights, the reference is refused."""
+    """Latents that were not computed here are decoded; a reference made with other weights is
+    refused."""
     np.save("x.npy", tensors(40, 1, 4, 4) * 10 + 60)
     source = ("dataset.source.path=x.npy", "dataset.image_size=4", "dataset.channels=1")
     decode = ("+dataset.decode.kind=halving:Halving", "+dataset.decode.weights=factor.txt")
@@ -287,7 +288,7 @@ def test_floats_are_not_compared_with_bytes():
 
 
 def test_tensors_of_one_open_file_are_read_by_one_thread_at_a_time(monkeypatch):
-    """A source may seek in a file; pictures have the same promise."""
+    """A source may seek in a file, because its pictures are read by one thread at a time."""
     monkeypatch.setattr(preparation, "BLOCK_BYTES", 4 * 16)  # blocks of one
     monkeypatch.setattr("psld.data.images.SLOW", 0)  # several threads
     np.save("x.npy", tensors(2000, 1, 4, 4))

@@ -1,4 +1,4 @@
-"""Data of known score: a one-dimensional mixture of Gaussians, and a law of images."""
+"""Data with a known score: a one-dimensional mixture of Gaussians, and a distribution of images."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,14 +23,14 @@ class Mixture:
     deviations: tuple[float, ...]
 
     def gaussian(self) -> "Mixture":
-        """Return the one Gaussian with the same mean and variance."""
+        """Return the Gaussian with the same mean and variance."""
         parts = list(zip(self.weights, self.means, self.deviations, strict=True))
         mean = sum(w * m for w, m, _ in parts)
         variance = sum(w * (s**2 + (m - mean) ** 2) for w, m, s in parts)
         return Mixture(weights=(1.0,), means=(mean,), deviations=(variance**0.5,))
 
     def draw(self, choice: Tensor, noise: Tensor) -> Tensor:
-        """Return images from standard normal numbers; `choice` decides on the Gaussian."""
+        """Return images from standard normal numbers; `choice` selects the Gaussian."""
         weights, means, deviations = (each.flatten() for each in self._parts(noise))
         part = torch.bucketize(torch.special.ndtr(choice), weights.cumsum(dim=0)[:-1])
         return means[part] + deviations[part] * noise
@@ -44,7 +44,7 @@ class Mixture:
         return (log_parts.softmax(dim=0) * shrunk).sum(dim=0)
 
     def network(self, process: LinearProcess) -> Network:
-        """Return the network of a perfect training of `process`, E[ε | z]."""
+        """Return the network E[ε | z], the result of a perfect training for `process`."""
 
         def eps(z: Tensor, t: Tensor) -> Tensor:
             times, sample = t.double().cpu().unique(return_inverse=True)
@@ -61,9 +61,9 @@ class Mixture:
         return [y.new_tensor(values).view(-1, *[1] * y.dim()) for values in parts]
 
 
-@lru_cache(maxsize=10_000)  # Samplers of one time grid meet the same times.
+@lru_cache(maxsize=10_000)  # Samplers with the same time grid evaluate at the same times.
 def _coefficients(process: LinearProcess, at: tuple[float, ...]) -> tuple[Tensor, ...]:
-    """Return what the network needs of its process at these times: rows of ε and of y, and σ."""
+    """Return the coefficients of the process at these times: rows of ε and of y, and σ."""
     times = torch.tensor(at, dtype=torch.float64)
     state, data = consistent_eps(process, times)
     a = process.image_mean(times)[:, :, None]
@@ -72,14 +72,14 @@ def _coefficients(process: LinearProcess, at: tuple[float, ...]) -> tuple[Tensor
 
 
 def dense(law: GaussianData, group: int) -> Tensor:
-    """Return the whole covariance of a group."""
+    """Return the complete covariance of a group."""
     U = law.basis
     outside = torch.eye(len(U)) - U @ U.T
     return U @ law.covariances[group] @ U.T + law.rests[group] * outside
 
 
 def component(law: GaussianData, group: int, k: int) -> tuple[Tensor, Tensor]:
-    """Return mean and covariance of one component in all values of an image."""
+    """Return mean and covariance of one component, for all pixel values of an image."""
     V = law.basis @ law.axes[group]
     outside = torch.eye(len(V)) - V @ V.T
     covariance = outside @ dense(law, group) @ outside + V @ law.spreads[group, k] @ V.T

@@ -14,17 +14,17 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "process"
 
 
 def vp_sde(**choice) -> LinearProcess:
-    """The paper's VP-SDE, with some settings changed."""
+    """Return the paper's VP-SDE with changed settings."""
     return parse(VPSDESettings, choice, "vp-sde").build()
 
 
 def phase_space(gamma: float, **choice) -> LinearProcess:
-    """The paper's PSLD, with some settings changed; CLD for Γ = 0."""
+    """Return the paper's PSLD with changed settings; CLD for Γ = 0."""
     return PSLDSettings(kind="psld", gamma=gamma, **choice).build()
 
 
 def recipe(name: str = "third-order", **changes) -> LinearProcess:
-    """A process of configs/process, with some settings changed."""
+    """Return a process of configs/process with changed settings."""
     content = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
     return parse(RecipeSettings, content | changes, name).build()
 
@@ -35,7 +35,7 @@ NOISY_POSITION = {
     "S": [1, 0.25],
     "initial_variance": [0, 0.01],
 }
-"""Changes of a recipe: critical damping with friction, and so noise, on the position alone."""
+"""Settings of a recipe with critical damping, and with friction and noise only on the position."""
 
 
 def gamma(t):

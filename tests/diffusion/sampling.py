@@ -49,7 +49,7 @@ def rk45(tolerance: float = 1e-7, **choice) -> RK45Settings:
 
 
 def on_grid(integrator: str, **choice) -> TimeGridSampler:
-    """A sampler with a time grid, by the name of its integrator."""
+    """Return a sampler with a time grid, selected by the name of its integrator."""
     made = {"multistep": multistep, "gddim": gddim, "conjugate": conjugate}
     return made.get(integrator, partial(sde, integrator))(**choice)
 
@@ -59,7 +59,8 @@ def gaussian(deviation: float, mean: float = 0.0) -> Mixture:
 
 
 def end(process, settings, network=None, count: int = 64, noise=None, inpainting=None, start=None):
-    """Where the sampler ends from `count` fixed starts, on the mixture unless told otherwise."""
+    """Return the final states of the sampler from `count` fixed initial states, by default on the
+    mixture."""
     z = process.prior(normal(count, process.blocks, 1, 1)) if start is None else start
     score = NetworkScore(network or MIXTURE.network(process), batch_size=len(z))
     return sample(process, settings, score, z, noise, inpainting)
@@ -70,9 +71,10 @@ def rms(difference: torch.Tensor) -> float:
 
 
 def final_moments(process, settings, data: Mixture) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and covariance of the state at the end, exactly: the response to unit noise.
+    """Return the exact mean and covariance of the final state, from the response to unit noise.
 
-    With Gaussian data every step is affine, so each column of noise can be sent through alone.
+    With Gaussian data, every step is affine, so each unit vector of noise can be passed through
+    separately.
     """
     k, calls = process.blocks, 2 * getattr(settings, "steps", 0)
     first = float(settings.time_grid(process)[0]) if calls else process.T
@@ -94,6 +96,6 @@ def final_moments(process, settings, data: Mixture) -> tuple[torch.Tensor, torch
 
 
 def marginal(process, t: float, data: Mixture) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and covariance of z_t for Gaussian data."""
+    """Return mean and covariance of z_t for Gaussian data."""
     a, covariance = process.image_mean(times(t))[0], process.image_covariance(times(t))[0]
     return data.means[0] * a, covariance + data.deviations[0] ** 2 * torch.outer(a, a)

@@ -36,7 +36,7 @@ def test_gddim_converges_with_its_order(name, order):
     ("name", "conjugation", "strength"), [("vp-sde", "ones", -0.3), ("cld", "identity", 0.7)]
 )
 def test_conjugate_integrators_have_order_one_for_any_strength(name, conjugation, strength):
-    """Against a fine multistep solution of the same ODE."""
+    """Compared with a fine multistep solution of the same ODE."""
     process = EVERY_KIND[name]
     choice = {"conjugation": conjugation, "strength": strength, "denoise": False}
     exact = end(process, multistep(100, root="flow", order=3, denoise=False))
@@ -45,7 +45,7 @@ def test_conjugate_integrators_have_order_one_for_any_strength(name, conjugation
 
 
 def test_one_step_of_gddim_is_exact_for_a_single_image():
-    """ε^R is constant along a trajectory where the data is one point."""
+    """If the data is one point, ε^R is constant along a trajectory."""
     process, image = phase_space(0.02), 0.4
     settings = gddim(2, order=1, denoise=False)
     start, final = settings.time_grid(process)[[0, -1]]

@@ -1,4 +1,4 @@
-"""Integrators on data of known score, with the bench that measures any sampler on it."""
+"""Integrators on data with a known score, measured by the benchmark for arbitrary samplers."""
 
 import pytest
 
@@ -48,7 +48,8 @@ def few_images(monkeypatch):
 
 @pytest.mark.parametrize("text", ["multistep", "few start_level=2 fall=null"])
 def test_the_last_evaluation_narrows_data_as_narrow_as_the_last_level(text, few_images):
-    """For one Gaussian, E[x₀ | y] has a smaller deviation than x₀; more steps do not help."""
+    """For one Gaussian, E[x₀ | y] has a smaller standard deviation than x₀; more steps do not
+    change this."""
     process, deviation = phase_space(0.25), 0.1
     level = float(process.noise_level(times(1e-3)))
     sampler = sampler_of(text, process, gaussian(deviation, mean=0.5), (5,))

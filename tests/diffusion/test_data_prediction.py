@@ -1,4 +1,5 @@
-"""The image from ε for every kind of process, against Bayes' rule on data of two points."""
+"""The image computed from ε, compared with Bayes' rule on data of two points, for every kind of
+process."""
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def _process(request):
 
 
 def posterior(process, z: torch.Tensor, t: float) -> torch.Tensor:
-    """p(x₀ | z) for the two points by Bayes' rule on z itself, N×2."""
+    """Return p(x₀ | z) for the two points by Bayes' rule on z, N×2."""
     a, covariance = process.image_mean(times(t))[0], process.image_covariance(times(t))[0]
     off = z.flatten(1)[:, None, :] - POINTS[:, None] * a
     whitened = torch.linalg.solve_triangular(
@@ -35,7 +36,8 @@ def posterior(process, z: torch.Tensor, t: float) -> torch.Tensor:
 
 
 def eps_given(process, z: torch.Tensor, t: float, x0: torch.Tensor) -> torch.Tensor:
-    """E[ε | z, x₀] of the kernel that the network is trained on; under DSM z₀ is integrated over.
+    """Return E[ε | z, x₀] of the kernel on which the network is trained; with DSM, z₀ is integrated
+    out.
 
     Given x₀, ε and z are jointly Gaussian with Cov(ε, z) = L_εᵀ, whatever the matching.
     """
@@ -46,7 +48,7 @@ def eps_given(process, z: torch.Tensor, t: float, x0: torch.Tensor) -> torch.Ten
 
 @pytest.mark.parametrize("t", [0.02, 1.0])
 def test_the_predicted_image_is_the_posterior_mean(process, t):
-    """Of every kind: ε of a perfect network gives E[x₀ | z]."""
+    """For every kind of process, ε of a perfect network gives E[x₀ | z]."""
     x0 = POINTS[torch.arange(64) % 2].view(-1, 1, 1, 1)
     k = process.blocks
     z = process.perturb(x0, times(t).expand(64), normal(64, k, 1, 1), normal(64, k - 1, 1, 1))
@@ -83,7 +85,7 @@ def test_a_prediction_that_does_not_depend_on_the_image_is_refused(matching, fin
     with pytest.raises(UserError, match="process: the predicted ε does not depend on the image"):
         DataPrediction(process, times(1.0, final_time), CPU)
     check_prediction(recipe("recipe", matching=matching, factor="upper"), final_time)
-    check_prediction(process, 0.85)  # a sampler that stops before
+    check_prediction(process, 0.85)  # a sampler that stops before time 0
 
 
 def test_noise_on_the_position_alone_is_refused_under_the_upper_factor():
@@ -95,7 +97,7 @@ def test_noise_on_the_position_alone_is_refused_under_the_upper_factor():
 
 
 def test_a_guide_moves_the_image_as_bayes_rule_does(process):
-    """The classifier p(y = 1 | z) of the two points, at scale 1, leaves the second point alone."""
+    """With the classifier p(y = 1 | z) of the two points at scale 1, only the second remains."""
     t = 0.4
     z = normal(16, process.blocks, 1, 1)
     mixture = Mixture(weights=(0.5, 0.5), means=tuple(POINTS.tolist()), deviations=(1e-6, 1e-6))

@@ -82,7 +82,8 @@ def test_shapes_that_do_not_fit_are_refused():
 
 
 def test_a_plain_ve_sampler_agrees_with_straight_multistep():
-    """Both solvers solve the same scalar problem from the same start in straight coordinates."""
+    """Both solvers solve the same scalar problem from the same initial value, in straight
+    coordinates."""
     process, count = EVERY_KIND["third"], 64
     z = process.prior(normal(count, process.blocks, 1, 1))
     denoise = denoiser(process, count=count, final_time=1e-2)

@@ -16,7 +16,7 @@ from tests.diffusion.sampling import MIXTURE, end, multistep
 
 
 def denoise(y, sigma):
-    """The perfect denoiser of the mixture, in the words of a network."""
+    """The perfect denoiser of the mixture, with the interface of a network."""
     return MIXTURE.denoise(y, sigma.to(y).view(-1, 1, 1, 1))
 
 

@@ -1,4 +1,4 @@
-"""The Gaussian of the data: its moments, draws, and the start of samplers from it."""
+"""The Gaussian that is fitted to data: moments, draws, and samplers that begin at it."""
 
 from functools import cache
 
@@ -20,7 +20,7 @@ COUNT = 20_000
 
 @cache
 def drawn(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images of two classes with means and covariances of their own, and their labels."""
+    """Return images of two classes with different means and covariances, and their labels."""
     labels = torch.arange(COUNT) % 2
     roots = normal(2, D, D, seed=seed + 1) / D**0.5
     means = 0.5 * normal(2, D, seed=seed + 2)
@@ -30,7 +30,7 @@ def drawn(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def in_parts(x, labels, size: int = 6_000):
-    """Passes over images with one view each."""
+    """Return passes over images with one view per image."""
     return lambda: zip(x[:, None].split(size), labels.split(size), strict=True)
 
 
@@ -48,7 +48,7 @@ def test_moments_of_all_images_and_of_each_class():
     data = measured(2)
     for group, part in enumerate((x, x[labels == 0], x[labels == 1])):
         torch.testing.assert_close(data.means[group], part.flatten(1).mean(0), atol=1e-4, rtol=0)
-        # A direction below the smallest variance is part of the rest.
+        # A direction with less than the smallest variance belongs to the rest.
         torch.testing.assert_close(dense(data, group), covariance(part), atol=0.02, rtol=0)
 
 
@@ -87,7 +87,7 @@ def test_draws_have_noise_outside_the_basis_too():
 
 
 def test_images_without_any_variance_are_drawn():
-    """As of one class with a single image in it."""
+    """As if one class had a single image."""
     x = torch.full((3, *SHAPE), 0.25)
     data = GaussianData.measure(in_parts(x, torch.zeros(3, dtype=torch.long)), 1)
     y = data.draw(normal(2, *SHAPE).float(), 0.0, torch.zeros(2, dtype=torch.long))
@@ -97,7 +97,8 @@ def test_images_without_any_variance_are_drawn():
 
 @pytest.mark.parametrize("name", ["psld", "fourth"])
 def test_equal_noise_gives_similar_images_from_the_prior_and_from_the_start(name):
-    """In straight coordinates both have it, up to what is left of the image at T."""
+    """In straight coordinates, both have this covariance, up to the part of the image that remains
+    at T."""
     process, sigma = EVERY_KIND[name], 0.5
     nothing = GaussianData.one(
         (1, 1, 1), torch.zeros(1, 1), torch.ones(1, 1), torch.zeros(1, 1, 1), torch.zeros(1)

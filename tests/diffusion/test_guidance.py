@@ -14,7 +14,8 @@ from tests.diffusion.processes import phase_space, times, varying, vp_sde
 from tests.diffusion.sampling import conjugate, gaussian, gddim, marginal, multistep, rk45, sde
 
 MEAN, VARIANCE = 0.8, 0.05
-"""One pixel, two classes: x₀ ~ N(±MEAN, VARIANCE), so score and guide are known exactly."""
+"""Data of one pixel in two classes: x₀ ~ N(±MEAN, VARIANCE), so score and guide are known exactly.
+"""
 
 PROCESSES = {
     "psld": phase_space(0.25),
@@ -39,7 +40,7 @@ def score_of(process: LinearProcess, data: Mixture) -> NetworkScore:
 
 
 def exact_guide(process: LinearProcess):
-    """log p(z_t | y) up to a constant, N×2, for one time of all states."""
+    """Return log p(z_t | y) up to a constant, N×2; all states have the same time."""
 
     def logits(z: Tensor, t: Tensor) -> Tensor:
         mean, covariance = marginal(process, float(t[0]), gaussian(DEVIATION, MEAN))

@@ -1,4 +1,4 @@
-"""Inpainting: known pixels end as those of the image, unknown pixels as the data."""
+"""Inpainting: known pixels end at their values in the image, and unknown pixels follow the data."""
 
 import pytest
 import torch
@@ -79,7 +79,8 @@ def test_known_pixels_are_drawn_from_the_kernel_of_their_time(name):
 
 @pytest.mark.parametrize("integrator", ["em", "sscs", "gddim", "conjugate"])
 def test_known_pixels_get_the_noise_of_their_time_in_each_step(integrator):
-    """After a step of EM and SSCS that of its start, after one of the others that of its end."""
+    """EM and SSCS replace known pixels at the level of the step's start, the other samplers at the
+    level of its end."""
     process, images = PROCESSES["psld"], 0.1 + 0.2 * torch.rand(2, 1, 4, 4)
     choice = {"steps": 5, "striding": "quadratic", "final_time": 1e-2}
     settings = on_grid(integrator, **choice)
@@ -113,14 +114,14 @@ def test_images_beyond_their_range_are_refused():
 
 
 def test_kernels_are_computed_once_for_all_steps(monkeypatch):
-    """However many steps there are."""
+    """This holds for any number of steps."""
     factorized = []
     factor = LinearProcess.image_factor
     monkeypatch.setattr(
         LinearProcess, "image_factor", lambda *given: factorized.append(1) or factor(*given)
     )
     process, counts = PROCESSES["psld"], []
-    for steps in (2, 3, 9):  # The first one also measures the levels of the process.
+    for steps in (2, 3, 9):  # The first sampler also measures the noise levels of the process.
         factorized.clear()
         settings = EMSettings(integrator="em", striding="uniform", steps=steps)
         z, images = torch.zeros(2, 2, 4, 4), torch.zeros(2, 1, 4, 4)

@@ -1,4 +1,4 @@
-"""The kernel's covariance in every entry, against 60-digit arithmetic."""
+"""Every entry of the kernel's covariance, compared with 60-digit arithmetic."""
 
 import mpmath
 import pytest
@@ -16,7 +16,7 @@ PROCESSES = {
 
 
 def exact(process: LinearProcess, t: float) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """(Σ given z₀, Σ given x₀, ρ) from S + Φ(Σ₀ − S)Φᵀ, with enough digits to lose fifty."""
+    """Return Σ given z₀, Σ given x₀, and ρ from S + Φ(Σ₀ − S)Φᵀ, with digits to lose fifty."""
     with mpmath.workdps(90):
         D, Q, S, start = (
             mpmath.matrix(matrix.tolist())
@@ -34,8 +34,8 @@ def exact(process: LinearProcess, t: float) -> tuple[torch.Tensor, torch.Tensor,
 @pytest.mark.parametrize("t", [1e-6, 1e-3, 1.0])
 @pytest.mark.parametrize("name", PROCESSES)
 def test_every_entry_of_the_covariance_is_accurate(name, t):
-    """The covariance is given z₀ (DSM), or given only the image. For k < 3, this includes the noise
-    level."""
+    """The covariance is conditional on z₀ (DSM), or only on the image. For k < 3, this includes the
+    noise level."""
     process = PROCESSES[name]
     known, image, precision = exact(process, t)
     kernel = known if process.matching == "dsm" else image

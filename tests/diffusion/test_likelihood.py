@@ -1,4 +1,4 @@
-"""Bits per dimension on Gaussian data, for which they are known."""
+"""Bits per dimension of Gaussian data, for which the exact value is known."""
 
 import math
 
@@ -27,7 +27,8 @@ def drawn(seed: int = 0):
 
 
 LONG = {"beta_min": 16.0, "beta_max": 16.0}
-"""β for which z_T forgets x₀: with less, the prior N(0, S) moves the result of single images."""
+"""A value of β with which z_T hardly depends on x₀. With a smaller β, replacing p_T by the prior
+N(0, S) changes the result of single images."""
 
 FORGETFUL = {
     "psld-dsm-upper": phase_space(0.02, matching="dsm", factor="upper", **LONG),
@@ -38,10 +39,10 @@ FORGETFUL = {
 
 @pytest.mark.parametrize("name", FORGETFUL)
 def test_the_likelihood_of_gaussian_data_has_four_correct_digits(name):
-    """One momentum draw: the joint density is a product, so the bound is tight."""
+    """With one momentum draw, the bound is tight, because the joint density is a product."""
     process = FORGETFUL[name]
     images = 0.2 + 0.3 * normal(2, 1, 2, 2, seed=4)
-    probes = 1 << (process.blocks - 1).bit_length()  # a group: terms between blocks cancel
+    probes = 1 << (process.blocks - 1).bit_length()  # probes whose terms between blocks cancel
     found = log_likelihood(
         process,
         DATA.network(process),
@@ -58,7 +59,8 @@ def test_the_likelihood_of_gaussian_data_has_four_correct_digits(name):
 
 
 def test_the_error_of_the_trace_does_not_raise_the_bound():
-    """The draws of an image share their probes, or the mean of exponentials would prefer errors."""
+    """The draws of an image share their probes; otherwise errors of the trace would increase the
+    mean of exponentials."""
     process, images = phase_space(0.02), 0.2 + 0.3 * normal(1, 1, 2, 2, seed=4).repeat(48, 1, 1, 1)
     network = DATA.network(process)
     one, many = (
@@ -73,12 +75,12 @@ def test_the_error_of_the_trace_does_not_raise_the_bound():
 
 
 def neighbors(z, t):
-    """A network that looks at the next pixel alone, so the trace of its Jacobian is 0."""
+    """A network that depends only on the next pixel, so the trace of its Jacobian is 0."""
     return 0.8 * z.roll(1, -1)
 
 
 def neighbors_as_they_are(z, t):
-    """The same numbers without a Jacobian: their trace needs no estimate."""
+    """The same numbers without a Jacobian, so their trace needs no estimate."""
     return neighbors(z.detach(), t) + 0 * z
 
 
@@ -122,7 +124,7 @@ def test_times_tolerance_and_batch_size_are_as_requested():
 
 
 def test_more_draws_tighten_the_bound():
-    """A network that mistakes the momentum: p(x, m)/q(m) varies with m, and the bound with K."""
+    """A network with a wrong momentum: p(x, m)/q(m) depends on m, so the bound depends on K."""
     process = phase_space(0.02)
     perfect = DATA.network(process)
 
@@ -180,13 +182,15 @@ def test_a_momentum_with_initial_variance_zero_is_refused():
     [("start_time", 2), ("tolerance", 1e-300), ("tolerance", math.nan), ("draws", 0)],
 )
 def test_a_number_outside_its_range_is_refused(name, value):
-    """A start after T gave a wrong likelihood, and a tolerance near 0 steps without end."""
+    """A start time after T would give a wrong likelihood, and a tolerance near 0 would take endless
+    steps."""
     with pytest.raises(ValidationError, match=rf"{name}\n  Input should be (less|greater) than"):
         log_likelihood(vp_sde(), neighbors, normal(1, 1, 2, 2), drawn(), **{name: value})
 
 
 def test_half_precision_is_refused():
-    """Its error is above the tolerances, and the steps would follow it."""
+    """The rounding error is above the tolerances, so the step control would follow the rounding
+    error."""
     network = DATA.network(vp_sde())
     with pytest.raises(UserError, match="likelihood: the network computes in half precision"):
         log_likelihood(vp_sde(), lambda z, t: network(z, t).half(), normal(1, 1, 2, 2), drawn())

@@ -1,4 +1,4 @@
-"""The losses against their definitions, image by image in float64."""
+"""The losses, compared with their definitions, image by image in float64."""
 
 from types import SimpleNamespace
 
@@ -34,7 +34,7 @@ def draws(process, count=6):
 
 
 def stand_in(process):
-    """A network that errs, whose output has as many channels as the process predicts."""
+    """A network with errors, whose output has as many channels as the process predicts."""
     outputs = process.predicted_blocks * CHANNELS
     return lambda z, t: torch.tanh(z[:, -outputs:]) + t[:, None, None, None].double()
 
@@ -129,7 +129,7 @@ def test_the_denoiser_loss_is_the_error_of_the_inner_network_with_unit_weight():
 
 @pytest.mark.parametrize("sees", ["states", "images"])
 def test_a_guide_s_loss_is_the_mean_negative_log_probability(sees):
-    """Of states at their time, or of scaled images at σ^¼."""
+    """Inputs are states with their times, or scaled images with σ^¼."""
     process, seen = phase_space(0.25), []
     x0, t, eps, _ = draws(process)
     loss_of = Loss(Guide(), None, NoisyStates(process))

@@ -1,4 +1,4 @@
-"""Images as a mixture of Gaussians: draws, the start, and the fit."""
+"""A mixture of Gaussians that describes images: draws, the initial distribution, and the fit."""
 
 from dataclasses import replace
 from functools import cache
@@ -19,12 +19,12 @@ from tests.diffusion.test_gaussian import SHAPE, D, in_parts, measured
 
 Q, WEIGHTS = 3, (0.2, 0.5, 0.3)
 MIDDLES = (0.1, 0.4, 0.9)
-"""Uniform numbers that choose component 0, 1 and 2."""
+"""Uniform numbers that select the components 0, 1 and 2."""
 
 
 @cache
 def three() -> GaussianData:
-    """Three components for all images, one and the rest of nothing for each class."""
+    """A mixture with three components for all images, and with one component for each class."""
     data = measured(2)
     roots = normal(3, 3, Q, Q, seed=5)
     weights = torch.tensor([WEIGHTS, (1, 0, 0), (1, 0, 0)])
@@ -63,7 +63,7 @@ def test_components_are_drawn_by_their_weights():
 
 
 def test_the_largest_deviation_is_a_mean_over_the_components():
-    """√(Σ_k w_k λ_k), so a rare wide component does not decide on the level of the start."""
+    """√(Σ_k w_k λ_k), so that a rare wide component does not determine the start level."""
     data = replace(
         three(),
         weights=torch.tensor([[0.75, 0.25], [1, 0], [1, 0]]),
@@ -74,7 +74,7 @@ def test_the_largest_deviation_is_a_mean_over_the_components():
 
 
 def test_images_of_several_classes_have_their_own_labels_and_components():
-    """In one call as alone."""
+    """Draws in one call equal single draws."""
     noise, labels = normal(6, *SHAPE, seed=9).float(), torch.tensor([1, 0, 0, 1, 0, 1])
     data = replace(three(), weights=torch.tensor([WEIGHTS] * 3))
     which = torch.tensor([0.1, 0.9, 0.4, 0.4, 0.1, 0.9], dtype=torch.float64)
@@ -160,7 +160,7 @@ def clusters(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def started(x: torch.Tensor, components: tuple[int, ...], **options) -> SamplerStart:
-    """The start of tensors, which are the integers nearest to 6 x + 128."""
+    """Return the initial distribution of the integers nearest to 6 x + 128."""
     images = (6 * x + 128).round().clamp(0, 255).numpy()
     how = Start(components=components, directions=(10,))
     channels = images.shape[1]
@@ -220,7 +220,7 @@ def test_a_few_images_do_not_form_a_component(few):
 
 @pytest.mark.parametrize(("few", "components"), [(4, 1), (40, 2)])
 def test_a_component_of_the_last_fit_has_enough_images_too(monkeypatch, few, components):
-    """It is a fit to all images, and K was chosen with a part of them."""
+    """The final fit uses all images, but K was chosen with a part of the images."""
     monkeypatch.setattr(starts, "_best", lambda *_: (2, 3))
     x = torch.cat([normal(200, *SHAPE, seed=4).float(), clusters(3 * few)[0][::3]])
     passes = in_parts(x, torch.zeros(len(x), dtype=torch.long))

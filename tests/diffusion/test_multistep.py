@@ -40,7 +40,7 @@ def check_moments(process, settings, data, tolerance):
     [("vp-sde", 1.0, "flow"), ("psld", 0.0, "flow"), ("third", 2.0, "straight")],
 )
 def test_five_steps_keep_the_marginals_of_a_single_image(name, eta, root):
-    """For every root and η: where x̂₀ is constant a step of any size is exact."""
+    """For every root and η, a step of any size is exact if x̂₀ is constant."""
     settings = multistep(5, root=root, eta=eta, order=2, denoise=False)
     check_moments(EVERY_KIND[name], settings, gaussian(1e-6, mean=0.6), 2e-4)
 
@@ -73,7 +73,7 @@ def test_with_noise_the_weak_order_is_two_at_most(root, order):
     ],
 )
 def test_orders_of_convergence_on_a_mixture(name, root, order, corrector, expected):
-    """From one number of steps to its double, and again: the ratio of the two changes."""
+    """Return the ratio of two changes: when the number of steps is doubled, and doubled again."""
     process = EVERY_KIND[name]
     interpolation = {1: "t", 2: "lambda", 3: "sqrt-t"}[order]
     coarse, middle, fine = (
@@ -116,7 +116,7 @@ def test_the_flow_root_agrees_with_rk45_on_the_projected_noise():
 
 @pytest.mark.parametrize("name", ["cld", "third-upper"])
 def test_order_one_in_the_flow_root_is_gddim(name):
-    """On a perfect network, whose ε is consistent."""
+    """Test a perfect network, whose ε is consistent."""
     process = EVERY_KIND[name]
     choice = {"striding": "quadratic", "order": 1, "denoise": False}
     ours, theirs = (
@@ -130,7 +130,7 @@ def test_order_one_in_the_flow_root_is_gddim(name):
     ("made", "root"), [(partial(phase_space, 0.0), "flow"), (recipe, "straight")]
 )
 def test_matchings_factors_and_predictions_give_the_same_images(made, root):
-    """The processes differ only in what the network learns, and the network is perfect."""
+    """The processes differ only in the target of the network, and the network is perfect."""
     first, *others = (
         end(made(matching=matching, factor=factor), multistep(10, root=root))[:, :1]
         for matching, factor in (("hsm", "lower"), ("dsm", "lower"), ("dsm", "upper"))
@@ -179,7 +179,7 @@ def test_multistep_equals_steps_by_hand(order, corrector, interpolation):
     found = sample(process, settings, score, z, lambda _: xi)
 
     def combined(index: int, nodes: list[int], data: dict) -> torch.Tensor:
-        """Σ X x̂₀ of the step that begins at `index`."""
+        """Return Σ X x̂₀ of the step that begins at `index`."""
         step = grid[index : index + 1], grid[index + 1 : index + 2], grid[nodes][None]
         return mix(scheme.weights(*step)[0], torch.cat([data[node] for node in nodes], dim=1))
 

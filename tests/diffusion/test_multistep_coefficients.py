@@ -19,7 +19,7 @@ from tests.diffusion.processes import (
 from tests.reference import load, mass_inverse, reference_files
 
 KERNELS = [name for name in EVERY_KIND if not name.startswith("cld-dsm")]
-"""The coefficients do not depend on the matching: one of DSM is enough."""
+"""The coefficients do not depend on the score matching, so DSM alone is enough."""
 
 GRID = times(1.0, 0.6, 0.3, 0.12, 0.04, 0.01, 1e-3, 1e-4, 1e-5)
 
@@ -62,7 +62,7 @@ def test_multistep_coefficients_agree_with_the_reference(path):
 
 
 def step_coefficients(scheme: ExponentialScheme, order: int):
-    """P, X and N of the steps of GRID through `order` nodes."""
+    """Return P, X and N of the steps of GRID through `order` nodes."""
     index = torch.arange(order - 1, len(GRID) - 1)
     nodes = GRID[index[:, None] - torch.arange(order)]
     start, end = GRID[index], GRID[index + 1]
@@ -95,7 +95,7 @@ def test_a_step_satisfies_both_moment_identities(name, eta, order, interpolation
     [("cld", "flow", "t"), ("psld", "straight", "sqrt-t"), ("third", "straight", "lambda")],
 )
 def test_the_weights_solve_the_equation_of_the_whitened_state(name, root, interpolation):
-    """X for a moving x̂₀, against a fine sum over dw = x̂₀ dc − η² (w − c x̂₀) dλ at x̂₀ = τ(u)."""
+    """X for a moving x̂₀ = τ(u), compared with a fine sum of dw = x̂₀ dc − η² (w − c x̂₀) dλ."""
     process = EVERY_KIND[name]
     start, end, eta = times(0.3), times(0.1), 0.7
     scheme = ExponentialScheme(process, root, 0.1, eta=eta, interpolation=interpolation)
@@ -127,7 +127,7 @@ def test_the_straight_root_leaves_the_image_in_one_coordinate(name):
 
 @pytest.mark.parametrize("name", ["cld", "third-upper"])
 def test_the_flow_root_follows_the_probability_flow(name):
-    """Ṙ = (F + ½ G Gᵀ Σ⁻¹) R by differences; the whole frame, not only R Rᵀ = Σ."""
+    """Ṙ = (F + ½ G Gᵀ Σ⁻¹) R by differences; this tests all of R, not only R Rᵀ = Σ."""
     process = EVERY_KIND[name]
     root, t, step = WhiteningRoot(process, "flow", 1e-3), times(0.8, 0.2, 0.02), 1e-5
     difference = (root(t * (1 + step)) - root(t * (1 - step))) / (2 * step * t)[:, None, None]
@@ -137,7 +137,7 @@ def test_the_flow_root_follows_the_probability_flow(name):
 
 
 def test_a_magnus_step_has_order_six():
-    """On Ẏ = A(t) Y with matrices that do not commute: half a step has 1/128 of the error."""
+    """On Ẏ = A(t) Y with matrices that do not commute, half a step has 1/128 of the error."""
     first, second = normal(2, 3, 3, seed=2)
 
     def solved(end: float, steps: int) -> torch.Tensor:

@@ -23,7 +23,7 @@ def test_euler_steps_on_the_flow_add_no_noise():
 
 
 def arguments(settings):
-    """Of `path` and of `sample`; the same noise each time."""
+    """`path` and `sample` use the same noise."""
     stream = torch.Generator().manual_seed(0)
 
     def noise(z):
@@ -95,7 +95,8 @@ def test_a_step_with_increasing_beta_equals_a_step_by_hand(integrator):
     else:
         expected = start
         for first, last in ((t, middle), (middle, s)):
-            # The process with Q reversed, in small steps of its moment equations.
+            # Return the moments of the process with reversed Q, from small steps of the moment
+            # equations.
             phi, covariance = reversed_moments(process, first, last)
             expected = mix(phi, expected) + mix(torch.linalg.cholesky(covariance), xi)
             if last is middle:
@@ -106,7 +107,7 @@ def test_a_step_with_increasing_beta_equals_a_step_by_hand(integrator):
 
 
 def reversed_moments(process, first, last, steps: int = 400):
-    """Φ and covariance of dz = −β (D − Q) S⁻¹ z ds + √(2βD) dw by Heun's method."""
+    """Return Φ and the covariance of dz = −β (D − Q) S⁻¹ z ds + √(2βD) dw by Heun's method."""
     rate = (process.D - process.Q) @ torch.linalg.inv(process.S)
     phi, covariance, h = torch.eye(2).double(), torch.zeros(2, 2).double(), (first - last) / steps
 
@@ -137,7 +138,7 @@ def pulls_to_three(z, t):
     ids=lambda value: getattr(value, "integrator", ""),
 )
 def test_the_denoising_step_solves_the_equation_of_the_sampler(settings, share):
-    """In the probability-flow ODE, the score has half of its weight in the SDE."""
+    """The score has half the weight in the probability-flow ODE as in the SDE."""
     process, _, _, start, noise = arguments(settings)
     (_, before), (_, after) = list(path(process, settings, pulls_to_three, start, noise))[-2:]
     time = torch.tensor([settings.final_time], dtype=torch.float64)

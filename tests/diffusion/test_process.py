@@ -1,4 +1,4 @@
-"""The recipe against its consequences: moment equations, limits and conditions."""
+"""The recipe's consequences: moment equations, limits and conditions."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def test_the_factor_and_the_score_matrix_follow_from_the_covariance(process):
     t = times(1e-3, 0.1, 0.5, 1.0)
     factor, covariance = process.covariance_factor(t), process.covariance(t)
     torch.testing.assert_close(factor @ factor.mT, covariance)
-    # With the whole noise known, score = −Σ⁻¹ (z − mean) in every block that is predicted.
+    # If all of the noise is known, score = −Σ⁻¹ (z − mean) in every predicted block.
     noise = torch.randn(4, process.blocks, 1, dtype=torch.float64)
     score = process.score_matrix(t) @ noise[:, process.predicted]
     exact = -torch.linalg.solve(covariance, factor @ noise)
@@ -68,7 +68,7 @@ def test_only_needed_blocks_are_predicted():
 
 
 def test_perturbed_images_have_the_kernel_s_moments(process):
-    """The response to unit noise, in which drawn z₀ has its part."""
+    """The response to unit noise, which includes the drawn z₀."""
     t, units = times(0.3), 2 * process.blocks - 1
     x0, noise = torch.full((units + 1, 1, 1, 1), 0.7).double(), torch.eye(units + 1, units)
     eps, auxiliary = noise[..., None, None].double().split([process.blocks, process.blocks - 1], 1)

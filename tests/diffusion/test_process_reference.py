@@ -1,4 +1,4 @@
-"""The recipe against the official code's thirty closed-form coefficients."""
+"""The recipe, compared with thirty closed-form coefficients of the official code."""
 
 import numpy as np
 import pytest
@@ -11,10 +11,10 @@ from tests.reference import load, mass_inverse, reference_files
 
 
 def agree(actual: torch.Tensor, expected: np.ndarray, t: np.ndarray) -> None:
-    """rtol 1e-6 for t ≥ 1e-3 and 1e-4 below.
+    """Return the tolerance: rtol is 1e-6 for t ≥ 1e-3, and 1e-4 for smaller t.
 
-    The official score is rounded to float32, so an entry that nearly cancels in a reverse drift is
-    known to 1e-7 of the largest entry of its time, and no better.
+    The official score is rounded to float32. So if the terms of an entry of a reverse drift nearly
+    cancel, the entry is known only to 1e-7 of the largest entry at this time.
     """
     expected = torch.as_tensor(expected, dtype=torch.float64)
     for time, a, e in zip(t, actual, expected, strict=True):
@@ -80,7 +80,7 @@ def check_score_and_reverse(process, v, t, tensors) -> None:
     agree(mix(process.drift(t), u), v["drift"], times)
     diffusion = mix(process.diffusion(t), torch.ones_like(u))
     agree(diffusion, v["diffusion"], times)
-    # The vectors were made at reverse time 1 − t; the rounding of 1 − (1 − t) belongs to them.
+    # The vectors were computed at reverse time 1 − t, so they include the rounding of 1 − (1 − t).
     back = 1 - (1 - t)
     eps = stand_in(u, back, channels)
     agree(reverse_drift(process, u, back, eps, False), v["rev_drift_pf0"], times)

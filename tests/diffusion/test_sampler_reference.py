@@ -1,4 +1,4 @@
-"""Whole trajectories against the official samplers, with the official noise."""
+"""Complete trajectories, compared with the official samplers, with the official noise."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from tests.reference import load, mass_inverse, reference_files
 
 
 def stand_in(predicted: slice, channels: int):
-    """ε(u, t) = tanh(0.7 u) + 0.2 sin(3 t), of which CLD takes the momentum channels."""
+    """ε(u, t) = tanh(0.7 u) + 0.2 sin(3 t); CLD uses the momentum channels."""
     kept = slice(predicted.start * channels, predicted.stop * channels)
     return lambda u, t: (torch.tanh(0.7 * u) + 0.2 * torch.sin(3 * t[:, None, None, None]))[:, kept]
 
@@ -26,7 +26,7 @@ def process_of(v):
 
 
 def noises(v):
-    """The official noise in the order in which an integrator asks for it."""
+    """Return the official noise in the order in which an integrator draws it."""
     if str(v["sampler"]) == "bb_ode":
         return []
     if str(v["sampler"]) == "sscs_sde":
@@ -57,14 +57,15 @@ def test_samplers_agree_with_the_reference(path):
     tolerance = 2e-3 if str(v["sampler"]) == "bb_ode" else 1e-4
     np.testing.assert_allclose(result, v["result"], rtol=tolerance, atol=tolerance)
     if "nfe" in v:
-        # Rounding may accept or reject a step of six evaluations that the official run did not.
+        # Because of rounding, a step of six evaluations may be accepted or rejected unlike in the
+        # official run.
         assert score.evaluations == pytest.approx(int(v["nfe"]), abs=12)
     else:
         assert score.evaluations == settings.evaluations == settings.steps
 
 
 def em_settings(v) -> EMSettings:
-    """Euler–Maruyama on the grid whose reverse times the vector holds."""
+    """Euler–Maruyama on the grid whose reverse times are in the vector."""
     steps = int(v["n_steps_incl_denoise"])
     for striding in ("uniform", "quadratic"):
         settings = EMSettings(integrator="em", striding=striding, steps=steps)
@@ -74,7 +75,7 @@ def em_settings(v) -> EMSettings:
 
 
 def replay(noises):
-    """Hands out the official noise, one array a call."""
+    """Returns the official noise, one array per call."""
     queue = iter(noises)
     return queue, lambda state: torch.from_numpy(next(queue)).to(state)
 

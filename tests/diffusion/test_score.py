@@ -1,4 +1,4 @@
-"""Batches of the scores: smaller after memory errors, without other changes."""
+"""Batches of scores shrink after out-of-memory errors, without other changes."""
 
 import re
 
@@ -14,7 +14,7 @@ EYE = torch.eye(2)
 
 
 class Memory:
-    """A network and a guide on a device that holds `fits` images."""
+    """A network and a guide on a device whose memory is enough for `fits` images."""
 
     def __init__(self, fits: int) -> None:
         self.fits = fits
@@ -103,7 +103,8 @@ def test_a_network_gets_its_time_in_single_precision():
 
 
 def test_the_next_score_uses_the_batch_size_that_fitted():
-    """Shards of a cell do this. The new size is half of the failed batch, not of the batch size."""
+    """The shards of a cell are sampled in this way. The new size is half of the failed batch, not
+    of the batch size."""
     memory, batching = Memory(fits=5), Batching(1000)
     for _ in range(2):
         NetworkScore(memory.network, batching)(Z, 0.5).mix(EYE)
@@ -116,7 +117,7 @@ def test_a_single_image_that_does_not_fit_is_an_error():
 
 
 def test_the_failed_evaluation_is_freed_before_the_next_one():
-    """Otherwise the smaller batch would find the memory of the larger one still in use."""
+    """Otherwise the memory of the larger batch would still be in use by then."""
     alive = []
 
     class Activation:

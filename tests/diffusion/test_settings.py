@@ -51,7 +51,7 @@ def test_classifier_free_guidance_doubles_the_evaluations():
 
 
 def test_splitting_needs_momentum():
-    """The settings say so before anything is built."""
+    """The settings raise the error before anything is built."""
     sscs = sde("sscs", striding="uniform", steps=5)
     with pytest.raises(UserError, match="sscs needs a process with momentum"):
         sscs.check_process(VPSDESettings(kind="vp-sde"))

@@ -30,7 +30,7 @@ def test_a_time_grid_decreases_from_1_to_the_final_time(name, final_time, stridi
         assert grid[0] == 1
         assert float(grid[-1]) == pytest.approx(final_time, rel=1e-12)
         assert (grid.diff() < 0).all()
-        grid.zero_()  # as an integrator of one's own may do
+        grid.zero_()  # as a custom integrator may do
         assert settings.time_grid(EVERY_KIND[name])[0] == 1
 
 

@@ -1,4 +1,4 @@
-"""Processes whose coefficients depend on time, against independent solvers."""
+"""Processes whose coefficients depend on time, compared with independent solvers."""
 
 import math
 from itertools import pairwise
@@ -99,7 +99,7 @@ def test_the_moments_solve_their_differential_equations(name):
 
 @pytest.mark.parametrize("power", [0.1, 0.5, 0.9])
 def test_moments_have_ten_digits_also_if_a_coefficient_is_not_smooth_at_0(power):
-    """The first piece must not spoil the moments at early times."""
+    """The first piece must not make the moments at early times inaccurate."""
 
     def beta(t):
         return 8 * (1 + power) * t**power
@@ -134,7 +134,7 @@ def test_functions_that_are_constant_have_the_kernel_of_constants():
 
 
 def test_transitions_are_accurate_where_a_mode_has_decayed():
-    """Under friction far above the critical one, Φ(t) is numerically singular."""
+    """If the friction is far above the critical friction, Φ(t) is numerically singular."""
     D, form = torch.tensor([[0, 0], [0, 1.0]], dtype=torch.float64), {"initial_variance": [0, 0.01]}
     form |= {"Q": [[0, -0.5], [0.5, 0]], "S": [1, 0.25], "beta": 14.0, "numerical_eps": 1e-9}
     process, known = LinearProcess(lambda t: D, **form), LinearProcess(D, **form)
@@ -214,7 +214,7 @@ def test_coefficients_of_another_size_are_refused(drift):
 
 
 def test_noise_of_rank_one_may_be_large():
-    """Its rounding errors are larger than small noise."""
+    """The rounding errors of the covariance are larger than small noise."""
     g = torch.tensor([[1.0], [0.5], [0.3]], dtype=torch.float64)
     for scale in (1e-13, 1.0, 1e4, 1e8):
         check_diffusion(scale * g @ g.T, "G Gᵀ")
@@ -223,7 +223,7 @@ def test_noise_of_rank_one_may_be_large():
 
 
 def test_noise_may_begin_at_a_time_that_is_not_named(monkeypatch):
-    """In the piece where it begins, halving never makes the relative error small."""
+    """In the piece in which the noise begins, halving never makes the relative error small."""
     monkeypatch.setattr(kernels, "MOST_PIECES", 200)
     process = LinearProcess.of_sde([[0.0]], lambda t: 800 * torch.relu(t - 0.3), [196.0])
     t = times(0.2, 0.31, 1.0)

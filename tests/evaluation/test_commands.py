@@ -29,7 +29,7 @@ METRIC = parse(ReferenceSettings, compose_content("reference", [STEPS], "test"),
 
 @pytest.fixture(scope="module")
 def made(digits, tmp_path_factory) -> Path:
-    """A folder in which both commands have run with their defaults, but for fewer steps."""
+    """A folder in which both commands have run with their defaults, except for fewer steps."""
     folder = tmp_path_factory.mktemp("made")
     (folder / "data").mkdir()
     shutil.copy(digits, folder / "data" / "digits.h5")

@@ -94,7 +94,7 @@ def project(made, tmp_path) -> Path:
 
 @pytest.fixture(scope="module")
 def evaluated_once(made, tmp_path_factory) -> Path:
-    """The same, whose cell is evaluated, with what the command said in `said`."""
+    """The same folder after the evaluation of the cell; `said` has the output of the command."""
     folder = shutil.copytree(made, tmp_path_factory.mktemp("evaluated") / "project")
     (folder / "said").write_text(succeeded(call(folder, "evaluate_cell", CELL)).stdout)
     return folder
@@ -102,7 +102,7 @@ def evaluated_once(made, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def evaluated(evaluated_once, tmp_path) -> Path:
-    """A copy of it to damage."""
+    """A copy of the evaluated folder to damage."""
     return shutil.copytree(evaluated_once, tmp_path / "project")
 
 
@@ -121,7 +121,7 @@ def test_each_metric_of_a_cell_is_of_its_own_number_of_samples(evaluated):
 
 
 def test_the_gpu_is_given_back_before_the_long_work_of_the_cpu(project, monkeypatch):
-    """Without the networks, whose memory others need, and after all that computes on it."""
+    """Without the networks, whose memory other jobs need, and after all computations on the GPU."""
     happened, alive, measured = [], weakref.WeakSet(), MetricSettings.evaluate
     create = FeatureExtractor.__init__
 
@@ -214,7 +214,8 @@ def test_memorization_names_its_nearest_pairs(evaluated):
 
 
 def test_an_unusable_shard_is_detected_and_only_this_shard_is_sampled_again(evaluated):
-    """Evaluation removes the record of its range; the command of that range makes what lacks."""
+    """The evaluation removes the record of the range; the command of this range makes the missing
+    shards."""
     project, name = evaluated, "00001.safetensors"
     value = results(project)["fd-classifier-train"].value
     (project / RESULT).unlink()
@@ -247,7 +248,7 @@ def test_an_unusable_shard_is_detected_and_only_this_shard_is_sampled_again(eval
 
 
 def test_another_model_in_a_model_s_folder_is_neither_sampled_nor_measured(project, vp_sde_model):
-    """A wrong link, or a restored backup."""
+    """This can happen with a wrong link or a restored backup."""
     folder, before = project / "models/mine/psld", files_below(project / "samples")
     whole = folder.rename(project / "own")
     folder.symlink_to(vp_sde_model)
@@ -259,7 +260,7 @@ def test_another_model_in_a_model_s_folder_is_neither_sampled_nor_measured(proje
     (project / "data/digits.digest").write_text("0" * 64)
     words = "psld/manifest.json: does not match the grid in its images (data/digits.digest)"
     refused(call(project, "sample", CELL), 2, words)
-    imported = {"dataset_digest": None, "step": 7}  # as an import may state it
+    imported = {"dataset_digest": None, "step": 7}  # as in the manifest of an imported model
     (folder / "manifest.json").write_text(sealed(manifest | imported))
     succeeded(call(project, "sample", CELL))
     assert files_below(project / "samples").items() >= before.items()
@@ -280,7 +281,7 @@ def test_shards_and_references_of_other_cells_are_refused(project):
 
 
 def test_results_of_other_records_are_named(evaluated):
-    """Two result files that were swapped, and those of the grid before it was changed."""
+    """Two result files are swapped, or belong to an earlier version of the grid."""
     own = succeeded(call(evaluated, "tabulate", "grid_name=mine")).stdout
     assert "Of other records" not in own
     write_yaml(evaluated / "configs/grid/mine.yaml", GRID | {"seed": 1})

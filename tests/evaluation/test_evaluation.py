@@ -1,4 +1,4 @@
-"""The evaluation of images whose features are known: no networks, milliseconds."""
+"""The evaluation of images whose features are known, without networks, in milliseconds."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -46,7 +46,7 @@ PIXELS = {"extractor": {"kind": "pixels"}, "features": "fd-classifier"}
 
 
 class Pixels:
-    """An extractor of the pixels; the answer is the number of bright ones, at most two."""
+    """An extractor of the pixels; its logits select the class min(2, number of bright pixels)."""
 
     device = torch.device("cpu")
 
@@ -104,12 +104,12 @@ def values_of(images: np.ndarray) -> Features:
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch) -> None:
-    """What is kept in the folder .cache of a checkout is not of these references."""
+    """Work in an empty folder, because .cache of a checkout has the values of other references."""
     monkeypatch.chdir(tmp_path)
 
 
 def test_an_extractor_sees_as_many_images_as_its_metrics_measure():
-    """The others of the cell may measure many more."""
+    """The other metrics of the cell may measure many more images."""
     few, many = Pixels(), Pixels()
     reference = Reference(TRAIN, TEST, NOISE)
     bases = {n: Basis(reference, lambda split: FACTS, e) for n, e in (("few", few), ("many", many))}
@@ -186,7 +186,7 @@ def test_real_images_and_noise_give_each_metric_its_scale(kind):
 
 
 def test_metrics_that_share_a_reference_have_the_same_values_as_alone():
-    """What is known of the reference is that of a split, of its neighbors, of a metric."""
+    """The cached values of a reference depend on the split, on the neighbors and on the metric."""
     near, far = (
         metric("precision").model_copy(update={"measure": PrecisionSettings(neighbors=k)})
         for k in (1, 5)
@@ -227,7 +227,7 @@ def test_memorization_has_no_reference_estimate_and_splits_depend_on_samples():
 
 @pytest.mark.parametrize("kind", ["frechet", "precision", "recall"])
 def test_the_reference_estimate_is_the_exchanged_comparison(kind):
-    """Of images of others alone. Precision becomes recall, and copies do not count."""
+    """This applies only to external images. Precision becomes recall, and copies are ignored."""
     copied = np.concatenate([IMAGES[:30], IMAGES[:30]])
     numbers = distinct_numbers(copied)
     assert numbers.tolist() == [*range(30), *range(30)]

@@ -1,4 +1,4 @@
-"""`psld evaluate images=…` and `psld.evaluate`: metrics of images that no model of ours made."""
+"""`psld evaluate images=…` and `psld.evaluate`: metrics of external images."""
 
 import io
 import re
@@ -33,7 +33,7 @@ FD = ("metric=fd-classifier", "dataset=digits")
 
 @pytest.fixture(scope="module")
 def folder(digits, features, tmp_path_factory) -> Path:
-    """A project with the digits, their features, and 300 noisy digits as others write images."""
+    """A project with the digits, their features, and 300 noisy digits in external formats."""
     folder = tmp_path_factory.mktemp("images")
     (folder / "data").mkdir()
     shutil.copy(digits, folder / "data")
@@ -74,7 +74,8 @@ def test_every_form_of_the_images_gives_the_value_of_their_features(folder):
 
 
 def test_shards_give_the_value_of_their_first_images(folder):
-    """Also where the last shard is cut; each costs more than the one before it."""
+    """This also holds if the last shard is truncated. Each source takes longer than the source
+    before it."""
     images, size = np.load(folder / "noisy.npz")["arr_0"].transpose(0, 3, 1, 2), 90
     for index, first in enumerate(range(0, 300, size)):
         origin = ShardOrigin(weights_sha256="w", sampler_digest="s", seed=0, index=index, size=size)
@@ -116,7 +117,7 @@ def test_several_metrics_share_one_pass_and_one_file(folder):
     assert "kd-classifier of 300 images" in succeeded(evaluate(folder, "noisy.npz", *words)).stdout
     results = CellResults.read(folder / "several.json").results
     assert [result.metric["name"] for result in results] == names.split(",")
-    for result in results:  # exchanging the sets changes no value (other subsets that of KID)
+    for result in results:  # exchanging the sets changes only KID, which draws other subsets
         close = 0.1 if result.metric["name"] == "kd-classifier" else 1e-6
         assert result.reference_estimate.value == pytest.approx(result.value, rel=close)
         assert result.reference_estimate.samples == 1437
@@ -253,7 +254,7 @@ def test_pictures_of_several_sizes_are_measured_as_they_are_prepared(tmp_path):
 
 
 def too_large(path: Path) -> None:
-    """Write an .npz of 244 bytes that says that it has 10¹⁸."""
+    """Write an .npz of 244 bytes whose header states 10¹⁸ bytes."""
     header = io.BytesIO()
     form = {"descr": "|u1", "fortran_order": False, "shape": (10**12, 1000, 1000, 1)}
     np.lib.format.write_array_header_1_0(header, form)
@@ -276,7 +277,7 @@ def different(*shape: int) -> np.ndarray:
     ],
 )
 def test_bad_images_are_refused(folder, images, said):
-    """Other files that are no images: tests/data/test_images.py."""
+    """tests/data/test_images.py tests other files that are no images."""
     np.savez(folder / "x.npz", arr_0=images)
     refused(evaluate(folder, "x.npz", *FD), 2, *said.split("…"))
 

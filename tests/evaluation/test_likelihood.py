@@ -40,14 +40,14 @@ DEFAULTS = {
 
 
 def bits_of(model: LoadedModel, images: np.ndarray, first: int, **given: object) -> np.ndarray:
-    """The bits per dimension of some images, which begin at the place `first`."""
+    """Return the bits per dimension of some images, beginning with image `first`."""
     settings = LikelihoodCommandSettings(**(DEFAULTS | given))
     part = measure_part(model, np.array(images), settings, first, CPU)
     return bits_per_dimension(part.log_likelihood, images[0].size).numpy()
 
 
 def drawn(digits: Path, count: int) -> np.ndarray:
-    """The images that a measurement draws."""
+    """Return the images that a measurement draws."""
     images = ImageStore.open(digits).images("test")
     return images[np.random.default_rng(0).permutation(len(images))[:count]]
 
@@ -83,7 +83,7 @@ def test_the_result_is_the_mean_over_images_with_its_interval(
 
 @pytest.fixture
 def perfect(model) -> LoadedModel:
-    """A network of Gaussian data, whose density is known, also at dequantized images."""
+    """A network for Gaussian data, whose density is known, also for dequantized images."""
     loaded = load_model(model, CPU)
     return replace(loaded, network=gaussian(0.5, mean=-0.4).network(loaded.process))
 
@@ -124,7 +124,8 @@ def test_bad_settings_are_refused(model, digits, tmp_path, given, words):
 
 
 def test_another_dataset_than_the_trainings_is_refused(model, digits, tmp_path):
-    """Prepared again with another split, its test images may be those that the model has seen."""
+    """After a new preparation with another split, the model may have seen the test images in
+    training."""
     store = ImageStore.open(digits)
     splits, everything = {"train": 360, "test": 1437}, (store.labels("all"), store.num_classes)
     write_store(tmp_path / "again.h5", (1, 8, 8), splits, *everything, [store.images("all")])
@@ -138,7 +139,8 @@ def test_another_dataset_than_the_trainings_is_refused(model, digits, tmp_path):
 
 @pytest.mark.slow
 def test_the_weighting_of_likelihood_gives_fewer_bits(digits, tmp_path):
-    """nll against fid on the digits, the same short training otherwise, image by image."""
+    """The objectives nll and fid on the digits, with equal short trainings, compared image by
+    image."""
     images, bits = drawn(digits, 40), {}
     for weighting in ("fid", "nll"):
         training = (*TINY, "process=psld", f"data={digits}", f"training.weighting={weighting}")

@@ -81,7 +81,7 @@ def test_a_reference_of_other_features_or_images_is_refused(tmp_path, changes, s
     write(tmp_path, train=TRAIN, noise=NOISE)
     _, manifest = load_reference(tmp_path)
     changed = manifest.model_copy(update=changes)
-    for known in ("0", None):  # None: of an imported model
+    for known in ("0", None):  # None for an imported model
         model = Mock(dataset_digest=known, **{"settings.dataset.name": "digits"})
         check_reference(METRIC, tmp_path, manifest, "1", model)
         if known or "dataset_digest" not in changes:

@@ -1,4 +1,4 @@
-"""What decides a result; intervals in bands, and the number of samples that decides."""
+"""The status of a result: intervals and bands, and the number of samples that would decide."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def test_an_interval_is_inside_or_outside_a_band_as_a_whole():
 
 @pytest.mark.parametrize(("value", "fixed"), [(2.6, 0.03), (2.25, 0.0)])
 def test_samples_to_decide_decides_in_80_percent_of_runs(value, fixed):
-    """Each run draws the mean of all samples, and of the trainings, around the true value."""
+    """Each run draws the mean over samples and over trainings around the true value."""
     low, high, width = 2.0, 2.5, 0.4
     margin = (width**2 + fixed**2) ** 0.5
     first = Interval(value, value - margin, value + margin)

@@ -1,6 +1,7 @@
-"""Tests on a fake GPU: `make test-fake-gpu`, in a process of their own, with a compiler for C++.
+"""Tests on a fake GPU: `make test-fake-gpu` runs them in a separate process, and needs a C++
+compiler.
 
-They change what torch is in this process, so they run only if they are asked for by name.
+They change torch in this process, so they run only if their folder is named.
 """
 
 import ctypes
@@ -19,7 +20,7 @@ if not any(word.startswith("tests/fake_gpu") for word in sys.argv):
 
 
 def reason_to_skip(library: Path) -> str | None:
-    """Give this process a GPU with nothing behind it, or return why it cannot have one."""
+    """Give this process a GPU without hardware, or return the reason why this is impossible."""
     if torch.version.cuda:
         return "this build of torch has CUDA; the fake GPU is for builds without"
     if not shutil.which("g++"):

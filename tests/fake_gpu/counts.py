@@ -1,4 +1,4 @@
-"""Print what a step costs the host: kernels, waits, and copies to the GPU, on the fake GPU.
+"""Print the kernels, waits and copies of a step on the fake GPU.
 
     python -m tests.fake_gpu.counts
 

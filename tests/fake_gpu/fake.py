@@ -4,7 +4,7 @@
         ...  # any code with device "cuda:0"
     gpu.kernels, gpu.waits, gpu.copies, gpu.peak
 
-What code gets that waits for a value is made up: `answers`, or 1, True, numbers around 0.5.
+Code that waits for a value gets an invented value: from `answers`, or 1, True, or numbers near 0.5.
 """
 
 import sys
@@ -27,7 +27,7 @@ from tests.fake_gpu.memory import PeakMemory
 
 CUDA = torch.device("cuda:0")
 LARGE = 4096
-"""Bytes above which a copy to the GPU must be pinned."""
+"""Copies to the GPU of more bytes than this must come from pinned memory."""
 
 LAUNCH_NOTHING = """
     alias as_strided chunk detach diagonal empty empty_like empty_strided expand lift_fresh narrow
@@ -37,13 +37,13 @@ LAUNCH_NOTHING = """
 DATA_DEPENDENT = {"nonzero", "_unique2", "unique_dim", "masked_select", "bincount"}
 WITH_INDICES = {"index", "index_put_", "_index_put_impl_", "index_put"}
 
-# With a kernel for CUDA this is one operation, as on a GPU; without, torch makes seven of it.
+# With a kernel for CUDA, this is one operation, as on a GPU; otherwise torch uses seven operations.
 _library = torch.library.Library("aten", "IMPL")
 _library.impl("silu_backward", lambda grad, _: torch.empty_like(grad), "CUDA")
 
 
 def place() -> str:
-    """The innermost line of the project: file:line."""
+    """Return the innermost line of the project on the stack, as file:line."""
     frame = sys._getframe(1)
     while frame:
         _, found, file = frame.f_code.co_filename.rpartition("/psld/")
@@ -61,7 +61,7 @@ class FakeGPU(PeakMemory):
     """The GPU `cuda:0`. It counts launches, waits of the host, copies and memory."""
 
     def __init__(self, answers: dict[str, float] | None = None) -> None:
-        """`answers`: the value of a number that the host waits for, by a part of the place."""
+        """`answers`: the values for which the host waits, keyed by a part of the place."""
         super().__init__()
         self.answers = answers or {}
         self._pinned: dict[int, Any] = {}
@@ -75,9 +75,10 @@ class FakeGPU(PeakMemory):
         self.copies: Counter[str] = Counter()
         """Bytes that were copied to the GPU, by place."""
         self.blocking: Counter[str] = Counter()
-        """Those of copies that blocked the host: asked to, or large and from pageable memory."""
+        """Bytes of copies that blocked the host, because the call was blocking or the memory
+        pageable."""
         self.pageable: Counter[str] = Counter()
-        """Those of copies from pageable memory."""
+        """Bytes of copies from pageable memory."""
         self.peak = self.live
 
     # -- operations -----------------------------------------------------------------------------
@@ -87,7 +88,7 @@ class FakeGPU(PeakMemory):
         if func.namespace == "prim":
             return func(*args, **kwargs)
         name = func._schema.name.partition("::")[2]
-        if name == "to":  # Only in inference mode it comes whole.
+        if name == "to":  # Only in inference mode, `to` arrives as one operation.
             TorchDispatchMode.__enter__(self)
             try:
                 return func.decompose(*args, **kwargs)
@@ -144,7 +145,7 @@ class FakeGPU(PeakMemory):
             self.blocking[place()] += nbytes(source)
 
     def _moved(self, source: Tensor, device: torch.device, kwargs: dict) -> Tensor:
-        """Return a tensor on the other device: without values there, with made-up ones here."""
+        """Return the tensor on the other device; on the CPU, it has invented values."""
         self._transfer(source, device, kwargs.get("non_blocking"))
         dtype = kwargs.get("dtype") or source.dtype
         if device.type == "cpu":
@@ -159,11 +160,11 @@ class FakeGPU(PeakMemory):
         return made
 
     def _materialized(self, name: str, func, args, kwargs):
-        """Run an operation whose result's shape depends on values, on made-up ones on the CPU."""
+        """Run an operation whose output shape depends on values, with invented CPU values."""
         self.waits[f"{place()} {name}"] += 1
 
         def made_up(x: Tensor) -> Tensor:
-            """Zeros; every second value of a mask is true."""
+            """Return zeros, or a mask in which every second value is true."""
             if not isinstance(x, FakeTensor):
                 return x
             odd = torch.arange(x.numel()).remainder(2).view(x.shape)
@@ -222,10 +223,10 @@ class FakeGPU(PeakMemory):
         yield torch.amp.autocast_mode, {"is_available": lambda *_: True}
         yield torch.cuda.amp.common, {"amp_definitely_not_available": lambda: False}
         generator, made_empty = torch.Generator, torch.empty
-        torch.utils._device._device_constructors()  # keeps a list of functions, this one included
+        torch.utils._device._device_constructors()  # caches a list with torch.empty
 
         def empty(*size: Any, pin_memory: bool = False, **how: Any) -> Tensor:
-            """As torch.empty; threads call it too, and they do not see this mode."""
+            """Replaces torch.empty, because threads call it outside of this mode."""
             made = made_empty(*size, **how)
             return self._pin(made) if pin_memory else made
 
@@ -237,14 +238,15 @@ class FakeGPU(PeakMemory):
                 "pin_memory": lambda x, *_: x if x.is_pinned() else self._pin(x.clone()),
             },
         )
-        # As for a CUDA tensor: one copy, not one for each number.
+        # Like a CUDA tensor, copy once, not once per number.
         yield FakeTensor, {"tolist": lambda tensor: tensor.cpu().tolist()}
         known = [*foreach._foreach_supported_types, FakeTensor]
         yield foreach, {"_foreach_supported_types": known}
         swap = torch.utils.swap_tensors
 
         def swapped(one: Tensor, other: Tensor) -> None:
-            """Module.to swaps fake parameters even where nothing changes, but not used ones."""
+            """Module.to swaps fake parameters even if nothing changes, and cannot swap parameters
+            in use."""
             if (one.device, one.dtype) != (other.device, other.dtype):
                 swap(one, other)
 
@@ -252,7 +254,8 @@ class FakeGPU(PeakMemory):
         plain = ncsnpp.scaled_dot_product_attention
 
         def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            """A GPU has fused kernels; this build would choose plain matrix products."""
+            """Use the fused kernel of a GPU, because this build of torch would choose plain matrix
+            products."""
             if query.device.type != "cuda":
                 return plain(query, key, value)
             fused = torch.ops.aten._scaled_dot_product_efficient_attention

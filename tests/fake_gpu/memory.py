@@ -1,4 +1,4 @@
-"""The memory of a computation on a GPU, counted without one."""
+"""Count the memory that a computation would need on a GPU, without a GPU."""
 
 import warnings
 import weakref
@@ -14,11 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 BLOCK = 512
-"""torch allocates multiples of so many bytes on a GPU."""
+"""On a GPU, torch allocates multiples of this number of bytes."""
 
 
 class PeakMemory(TorchDispatchMode):
-    """Count the bytes of the tensors that are alive at once.
+    """Count the bytes of the tensors that are alive at the same time.
 
         with PeakMemory() as memory:
             with memory.without_values():
@@ -26,18 +26,18 @@ class PeakMemory(TorchDispatchMode):
             network(x).sum().backward()
         memory.peak
 
-    Counted are the tensors that are made in `without_values`, and all that is computed from them.
-    They have shapes and types, and the CPU as their device, but take no memory: any code can use
-    them that does not ask for a value. So are tensors on torch's `meta` device, for code that takes
-    a device. Other tensors are as ever.
+    The mode counts the tensors that are created in `without_values`, and all tensors computed from
+    them. These tensors have shapes, types and the device CPU, but take no memory. All code that
+    needs no values can use them. Tensors on torch's `meta` device are also counted, for code that
+    has a device argument. Other tensors are unchanged.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.live = 0
-        """Bytes of the tensors that are alive now."""
+        """Bytes of the tensors that are currently alive."""
         self.peak = 0
-        """The most bytes that were alive at once."""
+        """The largest number of bytes that were alive at the same time."""
         self._makes = False
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         self._within = ExitStack()
@@ -53,13 +53,13 @@ class PeakMemory(TorchDispatchMode):
         self._within.close()
 
     def _silence(self) -> None:
-        """Let networks be copied without a warning that their parameters have no address."""
+        """Copy networks without a warning that their parameters have no address."""
         self._within.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
 
     @contextmanager
     def without_values(self) -> Iterator[None]:
-        """Make all tensors without values in this context."""
+        """Create all tensors without values in this context."""
         self._makes = True
         try:
             yield
@@ -99,7 +99,8 @@ class PeakMemory(TorchDispatchMode):
 
 
 class _DropoutOfGPU(TorchFunctionMode):
-    """Dropout as on a GPU, where it keeps a byte per value for the backward pass; a CPU keeps 4."""
+    """Dropout as on a GPU, which stores one byte per value for the backward pass; a CPU stores
+    four."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None

@@ -1,4 +1,4 @@
-"""Steps of trainings and samplers on the fake GPU, and what must be true of each."""
+"""Steps of trainings and samplers on the fake GPU, and the conditions that every step must meet."""
 
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ ENCODER = {"base_channels": 32, "channel_multipliers": (1, 2), "blocks_per_level
 
 
 class Guided(NamedTuple):
-    """A score on the fake GPU, and what it inpaints."""
+    """A score on the fake GPU, and its inpainting."""
 
     score: Score
     inpainting: Inpainting | None = None
@@ -57,11 +57,11 @@ def guided(guidance: str) -> Guided:
 
 
 SCORES = ("classifier-free", "classifier", "bf16")
-"""What changes the score alone, whatever the sampler is."""
+"""Options that change only the score and do not depend on the sampler."""
 
 
 def check_sampler(gpu: FakeGPU, settings: SamplerSettings, guidance: str) -> None:
-    """Sample, and look at what comes after the second step."""
+    """Sample, and count from the third step on."""
     score, inpainting = guided(guidance)
     with ShardNoise(0, 0, SHAPE, CUDA) as noise:
         z = PROCESS.prior(noise())
@@ -77,14 +77,15 @@ def check_sampler(gpu: FakeGPU, settings: SamplerSettings, guidance: str) -> Non
 
 
 def classes_of(settings: TrainedSettings) -> Labels | None:
-    """Return labels of 50 images if the network of the settings takes or predicts a class."""
+    """Return the labels of 50 images if the network receives or predicts a class."""
     if isinstance(settings, ModelSettings) and not settings.num_classes:
         return None
     return Labels(torch.arange(50).remainder(10).numpy(), 10, 0.1)
 
 
 def third_step(gpu: FakeGPU, settings: TrainedSettings) -> int:
-    """Take three steps of a training, and count the third. Return the bytes of memory it keeps."""
+    """Take three steps of a training, and count the third. Return the bytes of memory that the
+    training keeps."""
     process, training = build_process(settings), settings.training
     minimized, images = loss_of(settings, process), images_of(settings)
     labels = classes_of(settings)
@@ -116,13 +117,13 @@ def check_training(
     """Take three steps of a training.
 
     Args:
-        bytes_of_image: what is copied for an image: itself, or its index.
-        kernels: what the third step launches, within 5 %.
+        bytes_of_image: the bytes that are copied for an image, or for its index.
+        kernels: the number of kernels in the third step, within 5 %.
     """
     kept, labels = third_step(gpu, settings), classes_of(settings)
     noising, training = loss_of(settings, build_process(settings)).noising, settings.training
     noise = (noising.blocks + noising.auxiliary) * images_of(settings)[0].nbytes * 4
-    each = noise + bytes_of_image + 1 + 8 * bool(labels)  # with its flip and label
+    each = noise + bytes_of_image + 1 + 8 * bool(labels)  # with the flip and the label of the image
     check_quiet(gpu, "training/batches.py", training.batch_size * each)
     pageable = [place for place in gpu.pageable if "matrices.py" not in place]  # coefficients
     assert not pageable, f"pageable memory: {pageable}"
@@ -132,7 +133,7 @@ def check_training(
 
 
 def check_quiet(gpu: FakeGPU, source: str, expected: int) -> None:
-    """No wait and no blocking copy; `source` copied so many bytes, and all others few."""
+    """Assert that nothing waited or blocked, and that `source` made nearly all copies."""
     assert not gpu.waits, f"waits: {gpu.waits}"
     assert not gpu.blocking, f"blocking copies: {gpu.blocking}"
     copied = sum(size for place, size in gpu.copies.items() if source in place)

@@ -1,4 +1,4 @@
-"""Kernels and memory of the paper's networks, within 5 % of what was counted before."""
+"""Kernels and memory of the paper's networks, within 5 % of the recorded counts."""
 
 from functools import cache
 
@@ -35,7 +35,7 @@ COUNTED = {
     ("afhqv2-ablation", "fp32"): (1176, 7.19),
     ("afhqv2-sota", "fp32"): (1281, 9.81),
 }
-"""Launches and GiB of a step with one forward pass. After a change that is meant, write here what
+"""Launches and GiB of a step with one forward pass. After an intended change, copy the numbers that
 the failed test prints."""
 
 
@@ -53,7 +53,7 @@ def counted(network: str, precision: str) -> tuple[TrainedSettings, int, int, in
             noise = torch.empty(images, *state.network.in_shape)
         for parameter in state.network.parameters():
             parameter.grad = torch.empty_like(parameter)
-        state.optimizer.step()  # A later step has Adam's moments.
+        state.optimizer.step()  # Count a later step, which includes Adam's moments.
         state.optimizer.zero_grad()
         t = torch.full((images,), 0.5, dtype=torch.float64)
         batch = Batch(torch.empty_like(noise[:, :3]), t, noise, None)

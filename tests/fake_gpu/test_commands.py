@@ -1,4 +1,4 @@
-"""Whole commands on the fake GPU, in this process: no mismatch of devices or types on the way."""
+"""Complete commands on the fake GPU, in this process; all devices and types must match."""
 
 import pytest
 
@@ -7,12 +7,12 @@ from tests.commands import TINY, call, succeeded
 from tests.fake_gpu.fake import FakeGPU
 
 ANSWERS = {"training/loop.py": -1, "metrics/distances.py": 0}
-"""No step had an infinite loss; a root has no error."""
+"""Answers for values: no step has an infinite loss, and no root has an error."""
 
 
 @pytest.fixture
 def run(tmp_path):
-    """Run a command on the fake GPU, which must have something to do. It reads made-up values."""
+    """Run a command on the fake GPU, with invented values, and assert that it launches kernels."""
 
     def on_fake_gpu(*words: str) -> None:
         with FakeGPU(ANSWERS) as gpu:

@@ -1,4 +1,4 @@
-"""The checks of this folder find what they are for: planted faults."""
+"""Planted faults, which the checks of this folder must detect."""
 
 import pytest
 import torch
@@ -56,7 +56,7 @@ TRAINING_FAULTS = {
     "gradients kept": (torch.nn.Module, "zero_grad", lambda *_, **__: None, "kernels"),
     "a split kernel": (ncsnpp, "silu", lambda x: x * x.sigmoid(), "kernels"),
 }
-"""Where to change what to what, and a word of what is found."""
+"""For each fault: the place, the old and the new text, and a word of the expected message."""
 
 SAMPLER_FAULTS = {
     "pageable memory": (randomness, "standard_normal", lambda *a: NORMAL(*a).clone(), "blocking"),

@@ -1,4 +1,4 @@
-"""No step waits for the GPU, but for RK45's, and what it copies there is the batch's, from pinned
+"""No step waits for the GPU, except for RK45, and each step copies only its batch, from pinned
 memory."""
 
 from itertools import product
@@ -69,7 +69,8 @@ def test_a_denoiser_of_numbers_does_not_wait(sees_images):
 
 
 def test_rk45_copies_the_state_for_each_evaluation():
-    """There and back, in float32; and once for the start and the end. The last step denoises."""
+    """Copies to the GPU and back, in float32, and one copy each for the start and the end. The last
+    step denoises."""
     settings = RK45Settings(integrator="rk45", tolerance=1e-1)
     with FakeGPU() as gpu:
         score, z = guided("none").score, torch.zeros(SHAPE, device=CUDA)
@@ -83,7 +84,8 @@ def test_rk45_copies_the_state_for_each_evaluation():
 
 
 def test_the_likelihood_copies_the_state_for_each_evaluation():
-    """There and back, in float32; and to the CPU the start and the momenta's squares."""
+    """Copies to the GPU and back, in float32, and copies of the start and of the squared momenta to
+    the CPU."""
     with FakeGPU() as gpu:
         network, x = guided("none").score.network, torch.zeros(8, 3, 16, 16, device=CUDA)
         gpu.reset()

@@ -1,4 +1,5 @@
-"""The checks that all faults share: nothing lost, nothing half, and a second run repairs all."""
+"""The common checks of all faults: nothing is lost or half written, and a second run repairs
+everything."""
 
 from pathlib import Path
 
@@ -7,11 +8,11 @@ from tests.commands import Finished, files_below, succeeded
 from tests.faults.stages import RECORD, Stage, without_durations
 
 OLDER = b"made before"
-"""The content of outputs from before the fault."""
+"""The content of outputs that existed before the fault."""
 
 
 def begin_again(project: Path, stage: Stage) -> dict[str, bytes]:
-    """Give the stage everything to do, over older outputs, and return all files of the project."""
+    """Remove the results of a stage, write older outputs, and return all files of the project."""
     names = stage.made(project)
     stage.forget(project)
     for name in names:
@@ -20,9 +21,9 @@ def begin_again(project: Path, stage: Stage) -> dict[str, bytes]:
 
 
 def refused(finished: Finished, exit_code: int, *names: str) -> None:
-    """Check the exit code, and the one line, which has to name one of these files.
+    """Check the exit code, and that the error line names one of these files.
 
-    Some commands name the file before that line, in the list of what they do.
+    Some commands name the file before the error line, in their list of steps.
     """
     said = finished.stdout + commands.refused(finished, exit_code)
     assert any(name in said for name in names), said
@@ -31,7 +32,7 @@ def refused(finished: Finished, exit_code: int, *names: str) -> None:
 def check_nothing_lost(
     project: Path, stage: Stage, before: dict[str, bytes], finished: Path
 ) -> None:
-    """Check that all other files are as before, and each output is older or whole.
+    """Check that all other files are unchanged, and that each output is older or complete.
 
     `finished` is a project in which the stage ran without a fault.
     """
@@ -48,7 +49,7 @@ def check_again(
 ) -> None:
     """Check that the same command succeeds now, with the result of a run without a fault.
 
-    Files named `but` may have another content.
+    Files with the name `but` may have different content.
     """
     succeeded(stage.run(project))
     result, wanted = stage.result(project), stage.result(finished)
@@ -59,7 +60,7 @@ def check_again(
 
 
 CODE = ".cache/code/"
-"""The digest of psld's code, which any command may keep."""
+"""The digests of psld's code, which any command may cache."""
 
 
 def _check_others(project: Path, stage: Stage, before: dict[str, bytes]) -> None:
@@ -72,5 +73,5 @@ def _check_others(project: Path, stage: Stage, before: dict[str, bytes]) -> None
         for files in (before, files_below(project))
     )
     assert not [name for name, content in there.items() if was.get(name) != content]
-    # The evaluation removes the record of shards that do not serve: the workflow makes them again.
+    # The evaluation removes the record of unusable shards, so that the workflow makes them again.
     assert was.keys() - there.keys() <= {RECORD}

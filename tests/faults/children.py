@@ -1,6 +1,6 @@
-"""Commands in real processes, which a signal hits at a chosen moment.
+"""Commands in separate processes that receive a signal at a chosen moment.
 
-The processes are forks of one that has imported everything, so each costs little.
+The processes are forks of a process that has imported all modules, so their start is fast.
 """
 
 import contextlib
@@ -29,7 +29,8 @@ class Moment(NamedTuple):
 
     signal: int
     position: int
-    """Number of renames before it: the process has written a file, and not yet renamed it."""
+    """The number of renames before the signal. At this moment, the process has written a file but
+    not yet renamed it."""
 
 
 class Child(NamedTuple):
@@ -38,7 +39,7 @@ class Child(NamedTuple):
     process: BaseProcess
     words: tuple[str, ...]
     output: Path
-    """Its stdout; that of stderr ends in .err."""
+    """The file of its stdout; the file of its stderr ends in .err."""
 
     def said(self) -> str:
         return self.output.read_text()
@@ -63,9 +64,9 @@ class Child(NamedTuple):
 
 
 def start(stage: Stage, project: Path, name: str = "child", moment: Moment | None = None) -> Child:
-    """Start a stage in a process; its output goes to a file of this name next to the project."""
+    """Start a stage in a process, whose output goes to a file `name` next to the project."""
     output = project.parent / f"{name}.out"
-    output.write_text("")  # not what an earlier process of this name said
+    output.write_text("")  # remove the output of an earlier process with this name
     given = (project, stage.words, output, dict(os.environ), moment)
     process = CONTEXT.Process(target=_run, args=given)
     process.start()
@@ -74,7 +75,7 @@ def start(stage: Stage, project: Path, name: str = "child", moment: Moment | Non
 
 @contextlib.contextmanager
 def without_partials(project: Path) -> Iterator[set[Path]]:
-    """Take away the files that have no name yet, and give them back at the end."""
+    """Remove the temporary files, and restore them at the end of the context."""
     partial = {path: path.read_bytes() for path in project.rglob(".*.partial")}
     for path in partial:
         path.unlink()

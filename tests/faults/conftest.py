@@ -15,7 +15,7 @@ def stage(request) -> Stage:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Path:
-    """The project after all stages, which no test changes."""
+    """The project after all stages; no test changes it."""
     folder = tmp_path_factory.mktemp("faults")
     make_project(folder / "project")
     return shutil.copytree(folder / "project", folder / "finished", symlinks=True)
@@ -23,7 +23,8 @@ def finished(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def project(finished) -> Path:
-    """A copy to break, where it was made: the cache of a grid holds for one place."""
+    """A copy to damage, at the path of the original, because the cache of a grid is valid for one
+    path."""
     folder = finished.parent / "project"
     shutil.rmtree(folder)
     return shutil.copytree(finished, folder, symlinks=True)

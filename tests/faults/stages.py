@@ -1,7 +1,7 @@
-"""The stages of a tiny project, one for each way of writing: what they read and what they make.
+"""Three stages of a tiny project, one for each way of writing, with their inputs and outputs.
 
-One writes a file of tensors, one a record and what it was computed from, and one a folder, after
-checkpoints from which it goes on.
+`start` writes a file of tensors. `evaluate_cell` writes a record and the data from which it was
+computed. `train` writes checkpoints, from which it resumes, and then a folder.
 """
 
 import json
@@ -59,16 +59,16 @@ tables:
 
 @dataclass(frozen=True)
 class Stage:
-    """A command with its files, which lie in one project for all stages."""
+    """A command with its files; all stages share one project."""
 
     name: str
-    """Its command, one of COMMANDS."""
+    """The command, a key of COMMANDS."""
     inputs: dict[str, str]
-    """The files that it reads, and for each the command that makes it."""
+    """The files that the command reads; each value is the command that makes the file."""
     outputs: tuple[str, ...]
-    """Patterns of the files that it makes; `*` stands for folders too."""
+    """Patterns of the files that the command makes; `*` also matches folders."""
     work: tuple[str, ...] = ()
-    """Patterns of the files that it goes on from after an interruption."""
+    """Patterns of the files from which the command resumes after an interruption."""
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -80,12 +80,12 @@ class Stage:
         return call(project, *self.words)
 
     def made(self, project: Path) -> dict[str, bytes]:
-        """The outputs that are there, by their paths."""
+        """Return the existing outputs, keyed by path."""
         files = files_below(project)
         return {name: files[name] for name in sorted(files) if _matches(name, self.outputs)}
 
     def result(self, project: Path) -> dict[str, Any]:
-        """The outputs that are there, without durations: two whole runs have equal results."""
+        """Return the existing outputs without durations; two complete runs have equal results."""
         return {name: without_durations(project / name) for name in self.made(project)}
 
     def forget(self, project: Path) -> None:
@@ -95,7 +95,7 @@ class Stage:
                 (project / name).unlink()
 
     def owns(self, name: str) -> bool:
-        """Check if a file is the stage's to write: an output, or its work."""
+        """Return True if the stage may write this file: an output, or its work."""
         return _matches(name, (*self.outputs, *self.work))
 
 
@@ -104,13 +104,13 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 TIMED = {"time", "seconds", "sampling_seconds", "images_per_second", "git_revision"}
-"""The keys of JSON files in which two whole runs may differ."""
+"""The keys of JSON files in which two complete runs may differ."""
 DIGESTS_OF_TIMED = {"digest", "kept_sha256", DIGEST}
-"""The digests of contents with durations."""
+"""The keys of digests of contents that include durations."""
 
 
 def without_durations(path: Path) -> Any:
-    """The content of an output, for comparison."""
+    """Return the content of an output for a comparison."""
     match path.suffix, path.parts[-2]:
         case ".json", _:
             return without(json.loads(path.read_bytes()), TIMED | DIGESTS_OF_TIMED)
@@ -120,7 +120,7 @@ def without_durations(path: Path) -> Any:
 
 
 def without(content: Any, keys: set[str]) -> Any:
-    """The same nested dictionaries and lists without these keys."""
+    """Return the nested dictionaries and lists without these keys."""
     if isinstance(content, dict):
         return {k: without(value, keys) for k, value in content.items() if k not in keys}
     return [without(part, keys) for part in content] if isinstance(content, list) else content
@@ -135,7 +135,7 @@ COMMANDS = {
     "sample": ("cell=mine/small/few-8", "shards=2"),
     "evaluate_cell": ("cell=mine/small/few-8",),
 }
-"""What makes the project, in this order, with the words after each command."""
+"""The commands that make the project, in this order, with their arguments."""
 
 DATA = {"data/tiny.h5": "prepare"}
 MODEL = {f"models/mine/small/{name}": "train" for name in ("manifest.json", "weights.safetensors")}
@@ -145,7 +145,7 @@ EXTRACTOR = {
     for name in ("manifest.json", "weights.safetensors")
 }
 USED = {name: maker for name, maker in MODEL.items() if "weights" not in name}
-"""What says which weights are behind a cell's images."""
+"""The manifest, which identifies the weights that made a cell's images."""
 REFERENCE = {
     f"features/tiny/fd-classifier-tiny/reference/{name}": "reference"
     for name in ("manifest.json", "features.safetensors")
@@ -165,7 +165,7 @@ STAGES = (
 
 
 def make_project(folder: Path, seed: int = 0) -> None:
-    """Write the inputs, which the seed decides, and run every command."""
+    """Write the inputs, which depend on the seed, and run every command."""
     trained = {"models": {"small": [*GRID["models"]["small"], *WITHOUT_PREVIEWS]}}
     for name, content in {
         "dataset/tiny": DATASET,
@@ -179,6 +179,6 @@ def make_project(folder: Path, seed: int = 0) -> None:
 
 
 def pictures(seed: int) -> dict[str, bytes]:
-    """Twelve random pictures of each of two classes."""
+    """Return twelve random pictures of each of two classes."""
     random = random_images(24, 8, 8, seed=seed)
     return {f"{'ab'[i % 2]}/{i}.png": encode(np.asarray(one)) for i, one in enumerate(random)}

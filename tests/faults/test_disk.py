@@ -1,4 +1,4 @@
-"""Faults of writing: a full disk, a quota that ends at the last moment, a folder without rights."""
+"""Faults of writing: a full disk, a quota that ends at the last moment, a read-only folder."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_full_disk(project, finished, stage: Stage):
-    """The first file that is not empty fails, then the largest one."""
+    """First, every file that is not empty fails; then, only the largest file fails."""
     sizes = [len(content) for content in stage.made(finished).values()]
     before = begin_again(project, stage)
     for limit in {0, max(sizes, default=1) - 1}:
@@ -32,7 +32,7 @@ FAILURES = (
 
 
 def test_every_rename_fails_once(project, finished, stage: Stage, monkeypatch):
-    """The quota is full, or (in turns) the memory ends, at each moment of writing a file."""
+    """In turns, the quota is exhausted or the memory runs out, at each moment of writing a file."""
     said = [*files_below(finished), "psld-"], ["out of memory"]
     before = begin_again(project, stage)
     replace = Path.replace
@@ -58,7 +58,7 @@ def test_every_rename_fails_once(project, finished, stage: Stage, monkeypatch):
 
 
 def test_read_only_folder(project, finished, stage: Stage):
-    """Each folder that the command writes to, one after the other."""
+    """Each folder to which the command writes is made read-only, one after the other."""
     names = {str(Path(name).parent) for name in files_below(finished) if stage.owns(name)}
     for name in sorted(names):
         before = begin_again(project, stage)

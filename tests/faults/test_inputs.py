@@ -1,4 +1,4 @@
-"""Faults of reading: inputs that are cut short, damaged, of another version, or replaced."""
+"""Faults of reading: inputs that are truncated, damaged, of another version, or replaced."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ from tests.results import sealed
 pytestmark = pytest.mark.slow
 
 DIGEST = "data/tiny.digest"
-"""The model of a cell must be of these pictures."""
+"""The digest of the pictures; the model of a cell must have been trained on these pictures."""
 
 
 def check_damaged(
@@ -28,8 +28,8 @@ def check_damaged(
 ) -> None:
     """Run the stage with a damaged input.
 
-    It is refused and named, nothing is lost, and the named stage makes the input again and nothing
-    else.
+    The command must refuse and name the input, and nothing may be lost. The stage that makes the
+    input repairs it, and changes nothing else.
     """
     path = project / name
     before = begin_again(project, stage)
@@ -45,14 +45,15 @@ def check_damaged(
 
 
 def check_equal(project: Path, finished: Path, stage: Stage) -> None:
-    """Check that all stages but this one have the results of a project without faults."""
+    """Check that all other stages have the results of a project without faults."""
     for other in STAGES:
         if other.name != stage.name:
             assert other.result(project) == other.result(finished), other.name
 
 
 def flipped(path: Path) -> None:
-    """Flip a bit in some bytes all over the file. (Fuzzing flips each alone, cuts and empties.)"""
+    """Flip a bit at three places of the file. (tests/fuzz flips single bytes, truncates and empties
+    files.)"""
     content = bytearray(path.read_bytes())
     for part in (1, 3, 5):
         content[part * len(content) // 6] ^= 1
@@ -60,12 +61,12 @@ def flipped(path: Path) -> None:
 
 
 def as_other_version(path: Path) -> None:
-    """Rewrite a file as another version of the software would, whole and with right digests."""
+    """Rewrite a file as another version of the software would, with correct digests."""
     match path.suffix:
         case ".json":
             content = json.loads(path.read_bytes())
             if "weights_sha256" in content:
-                # A fact more is ignored, but not a setting more.
+                # An additional fact would be ignored, but an additional setting is not.
                 content["settings"]["added"] = 1
             path.write_text(sealed({**content, "added": 1}))
         case ".h5":
@@ -81,12 +82,12 @@ def test_damaged_input(project, finished, stage: Stage, damage: Callable[[Path],
         check_damaged(project, finished, stage, name, damage)
 
 
-# --- replaced while it is read --------------------------------------------------------------------
+# --- inputs that are replaced while a command reads them ------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def other(finished) -> Path:
-    """The project once more, from other pictures and with other seeds; whole in itself."""
+    """A second project, from other pictures and with other seeds, which is consistent in itself."""
     folder = finished.parent / "project"
     shutil.rmtree(folder)
     make_project(folder, seed=1)
@@ -94,9 +95,9 @@ def other(finished) -> Path:
 
 
 def test_input_replaced_while_it_is_read(other, project, finished, stage: Stage):
-    """When the command opens an input, all inputs are replaced by those of the other project.
+    """When the command opens an input, all inputs are replaced by the inputs of the other project.
 
-    The result is that of the one or of the other, or a refusal in one line.
+    The result equals the result of one of the two projects, or the command refuses in one line.
     """
     results = [stage.result(folder) for folder in (finished, other)]
     assert results[0] != results[1]
@@ -123,7 +124,7 @@ class Opened:
 
 @contextlib.contextmanager
 def replaced(project: Path, other: Path, stage: Stage, position: int) -> Iterator[Opened]:
-    """Replace all inputs before one is opened for the time with this number."""
+    """Replace all inputs just before inputs are opened for the time with this number."""
     opened, names = Opened(), {project / name for name in stage.inputs}
 
     def see(path: object) -> None:
@@ -144,7 +145,7 @@ def replaced(project: Path, other: Path, stage: Stage, position: int) -> Iterato
 
 
 watching: list[Callable[[object], None]] = []
-"""The functions that see every opening of a file by Python."""
+"""Functions that are called with the path whenever Python opens a file."""
 
 
 def _audit(event: str, arguments: tuple[object, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Kills and requests to stop, at each moment at which a file is written and has no name yet."""
+"""Kills and requests to stop, at each moment when a file is written but not yet renamed."""
 
 import signal
 from pathlib import Path
@@ -13,12 +13,13 @@ from tests.faults.stages import Stage
 pytestmark = pytest.mark.slow
 
 MOST = 30
-"""A command renames fewer files."""
+"""Every command renames fewer files than this."""
 
 
 @pytest.mark.parametrize("numbers", [[signal.SIGKILL], [signal.SIGTERM, signal.SIGINT]])
 def test_interrupted_everywhere(numbers: list[int], project: Path, finished: Path, stage: Stage):
-    """Send a signal at the first moment; run again, send the next at the second; and so on."""
+    """Send a signal at the first moment, run the command again, send the next signal at the second
+    moment, and so on."""
     before = begin_again(project, stage)
     for position in range(MOST):
         number = numbers[position % len(numbers)]
@@ -30,13 +31,13 @@ def test_interrupted_everywhere(numbers: list[int], project: Path, finished: Pat
             assert number == signal.SIGKILL or not partials
             check_nothing_lost(project, stage, before, finished)
     assert 0 < position < MOST - 1
-    # A training logs the step at which it is asked to stop.
+    # A training logs the step at which it was asked to stop.
     changed = "" if signal.SIGKILL in numbers else "history.json"
     check_again(project, stage, before, finished, changed)
 
 
 def check_end(ended: Finished, number: int) -> None:
-    """A training writes a checkpoint first, and says so."""
+    """Check the end of a command; a training first writes a checkpoint and prints its step."""
     if number == signal.SIGKILL:
         assert (ended.returncode, ended.stderr) == (-number, "")
         return

@@ -1,4 +1,4 @@
-"""A slow shared file system: what another machine wrote shows late, or at first without content."""
+"""A slow shared file system: files of another machine become visible late, or empty at first."""
 
 import time
 from fnmatch import fnmatch
@@ -13,14 +13,15 @@ from tests.faults.stages import Stage
 pytestmark = pytest.mark.slow
 
 AT_ONCE = ("*/weights.safetensors", "*/features.safetensors", "starts/*")
-"""Files that no job reads before another one, which was written later."""
+"""Files that are read only after another file, which was written later."""
 
 
 @pytest.mark.parametrize("state", ["absent", "empty"])
 def test_files_that_show_late(project, finished, stage: Stage, state: str, monkeypatch):
-    """In a Slurm job, a command waits for datasets, manifests and shards, which it reads first.
+    """In a Slurm job, a command waits for the files that it reads first: datasets, manifests and
+    shards.
 
-    Snakemake waits for results and figures, which may be missing by right.
+    Snakemake itself waits for results and figures, because these files may legitimately be missing.
     """
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     for name in stage.inputs:

@@ -1,4 +1,4 @@
-"""The same command twice at the same time; too little memory; a clock that is set back."""
+"""The same command twice at the same time, too little memory, and a clock that is set back."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("position", [0, 1])
 def test_two_at_once(project, finished, stage: Stage, position: int):
-    """The first one holds still before a rename, until the second one waits or has ended."""
+    """The first process stops before a rename until the second process waits or has ended."""
     before = begin_again(project, stage)
     first = start(stage, project, "first", Moment(signal.SIGSTOP, position))
     try:
@@ -45,10 +45,11 @@ def test_two_at_once(project, finished, stage: Stage, position: int):
     ids=lambda stage: stage.name,
 )
 def test_no_memory_to_read_arrays_is_no_damage(project, finished, stage: Stage, monkeypatch):
-    """No line advises to delete a checkpoint, and the records of shards stay."""
+    """No message advises to delete a checkpoint, and the records of shards are kept."""
     before = begin_again(project, stage)
     if stage.work:
-        # A thread writes the checkpoints of a training; by then, the first one is there.
+        # A thread writes the checkpoints of a training; at this position, the first checkpoint
+        # exists.
         position = 4 if stage.name == "train" else 2
         start(stage, project, moment=Moment(signal.SIGKILL, position)).ended()
     files = [*project.rglob("*.safetensors"), *project.rglob("*.pt")]
@@ -69,7 +70,7 @@ def test_no_memory_to_read_arrays_is_no_damage(project, finished, stage: Stage, 
 
 
 def test_clock_set_back(project, finished, stage: Stage, monkeypatch):
-    """All files are of the future, and the time runs backwards."""
+    """All files have times in the future, and the clock runs backwards."""
     before = begin_again(project, stage)
     future = time.time() + 10**9
     for path in project.rglob("*"):

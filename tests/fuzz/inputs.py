@@ -1,4 +1,4 @@
-"""Damaged inputs, and what a reader may do with them: read what is there, or refuse in one line."""
+"""Damaged inputs. A reader may read them, or refuse them in one line."""
 
 import json
 import signal
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from psld.utils.errors import PSLDError, explained, text_of
 
 CPU_SECONDS = 5
-"""More than this for a small input is a hang."""
+"""If a small input takes more CPU seconds than this, the reader hangs."""
 
 Place = tuple[str | int, ...]
 """The keys and indices that lead to a value."""
@@ -22,12 +22,12 @@ ODD = (
     *('""', '"\\u0000"', '"\\ud800"', '"../../x"', '"/"', '"-x"', '"$(x)"', '"\\n"', '"é"'),
     *(f'"{"x" * 5000}"', "[" * 1500 + "]" * 1500, '{"a":' * 1500 + "1" + "}" * 1500, "@", ""),
 )
-"""JSON texts that take the place of a value; the last ones are no JSON."""
+"""JSON texts that replace a value; the last texts are invalid JSON."""
 MARK = "the place of a text"
 
 
 def damaged(content: bytes) -> st.SearchStrategy[bytes]:
-    """Replace some bytes by as many others, or by fewer or more."""
+    """Replace some bytes by the same number of bytes, or by fewer or more bytes."""
     places = st.integers(0, len(content))
 
     def replaced(start: int, new: bytes, length: int | None = None) -> bytes:
@@ -71,7 +71,8 @@ def _change(content: Any, place: Place, kind: str, text: str) -> str:
 
 
 def answer(read: Callable[[], Any], *names: str) -> Any:
-    """Return what `read` returns; None if it refuses in one line, which has one of the names."""
+    """Return the value of `read`; None if `read` refuses in one line that contains one of the
+    names."""
     signal.signal(signal.SIGVTALRM, _stop)
     signal.setitimer(signal.ITIMER_VIRTUAL, CPU_SECONDS)
     found = refusal = None
@@ -82,7 +83,7 @@ def answer(read: Callable[[], Any], *names: str) -> Any:
     except Exception as error:
         if explained(error) is None or isinstance(error, FileNotFoundError):
             raise
-        refusal = f"{names}"  # of the machine: too little memory
+        refusal = f"{names}"  # the machine has too little memory
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     assert not (refusal and names) or any(name in refusal for name in names), refusal

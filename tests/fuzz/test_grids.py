@@ -1,4 +1,4 @@
-"""Grid files: another text is another grid, or one line."""
+"""Changed grid files define another grid, or are refused in one line."""
 
 from pathlib import Path
 

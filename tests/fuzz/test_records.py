@@ -1,4 +1,4 @@
-"""Records of JSON: damaged ones are named, and no changed value goes unnoticed."""
+"""Records in JSON: damaged records are named, and every changed value is noticed."""
 
 import json
 from collections.abc import Callable
@@ -22,7 +22,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "model": lambda file: read_manifest(file.parent),
     "result": CellResults.read,
 }
-"""Of records with a digest, which all have one reader: what they say cannot change."""
+"""Records with a digest, which share one reader: their content cannot be changed."""
 
 DIGITS = {
     **{"name": "x", "channels": 1, "image_size": 8, "num_classes": 10, "flip": False},
@@ -35,7 +35,7 @@ PLAIN = {
         lambda file: read_json(file, PreparedRecord),
     ),
 }
-"""Files without a digest: a changed value that fits is taken."""
+"""Files without a digest: a changed value is accepted if it is valid."""
 
 
 def with_right_digest(text: str) -> str:
@@ -57,7 +57,7 @@ def records(place) -> dict[str, Path]:
 
 @pytest.mark.parametrize(("name", "corrected"), [("model", True), ("result", False)])
 def test_records(name, corrected, records, place):
-    """With its digest corrected, a changed record is read as it is, or refused."""
+    """A changed record with a corrected digest is read as it is, or refused."""
     read, whole = READERS[name], records[name].read_bytes()
     right, file = read(records[name]), place / records[name].name
     as_written = with_right_digest if corrected else str

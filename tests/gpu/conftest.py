@@ -1,6 +1,6 @@
-"""Tests on a GPU: `make test-gpu`. Without one they are skipped, with one line.
+"""Tests on a GPU: `make test-gpu`. Without a GPU, these tests are skipped with one line.
 
-PSLD_TEST_DEVICE=cpu runs them on the CPU, which tests the tests; some need a GPU in any case.
+PSLD_TEST_DEVICE=cpu runs them on the CPU to test the tests; some tests always need a GPU.
 """
 
 import os
@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark these tests. Without a GPU, skip the first and leave out the others."""
+    """Mark these tests. Without a GPU, skip the first test and deselect the others."""
     own = [item for item in items if HERE in item.path.parents]
     for item in own:
         item.add_marker(pytest.mark.gpu)
@@ -29,13 +29,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def device() -> torch.device:
-    """The GPU, set as trainings and samplings set it."""
+    """The GPU, configured as in trainings and sampling."""
     return use_device(DEVICE, tf32=True)
 
 
 @pytest.fixture
 def gpu(device) -> torch.device:
-    """A device that is a GPU in any case."""
+    """The GPU; a test that needs a GPU is skipped on the CPU."""
     if device.type != "cuda":
         pytest.skip("on the CPU there is nothing to see")
     return device
@@ -43,7 +43,7 @@ def gpu(device) -> torch.device:
 
 @contextmanager
 def without_waiting() -> Iterator[None]:
-    """Raise if the host waits for the GPU. On the CPU there is nothing to wait for."""
+    """Raise if the host waits for the GPU. On the CPU, nothing is checked."""
     if DEVICE == "cpu":
         yield
         return

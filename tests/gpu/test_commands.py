@@ -1,4 +1,5 @@
-"""Trainings and samplings on a GPU: resumed, out of memory, next to each other, against the CPU."""
+"""Training and sampling on a GPU: resumption, out-of-memory errors, parallel jobs, and agreement
+with the CPU."""
 
 import json
 import shutil
@@ -32,9 +33,9 @@ def training(digits, tmp_path_factory) -> Path:
 
 
 def check_it_goes_on(training: Path, folder: Path, *command: str) -> None:
-    """Train again from step 180 and compare the weights with those of the finished training.
+    """Train again from step 180, and compare the weights with the weights of the finished training.
 
-    They must differ by less than a twentieth of their way since then.
+    The difference must be less than a twentieth of the change of the weights since step 180.
     """
     shutil.copytree(training, folder)
     [last] = folder.glob("runs/*/checkpoints/checkpoint-00000200.pt")
@@ -51,7 +52,7 @@ def check_it_goes_on(training: Path, folder: Path, *command: str) -> None:
 
 
 def test_a_training_on_a_free_gpu_says_how_it_computed(digits, tmp_path):
-    """As a process of its own, which chooses the GPU."""
+    """Run in a separate process, which selects the GPU."""
     device = "auto" if DEVICE != "cpu" else "cpu"
     said = succeeded(
         run(tmp_path, command("train", *SETTINGS, f"data={digits}", f"device={device}"))
@@ -85,7 +86,7 @@ def test_images_are_those_of_the_cpu(training, sampler):
 
 
 def test_jobs_without_a_number_share_the_gpus_out(gpu, digits, tmp_path):
-    """One more than there are GPUs: the last one waits, and all succeed."""
+    """There is one job more than there are GPUs: the last job waits, and all jobs succeed."""
     count = torch.cuda.device_count() + 1
     trainings = [command("train", *SETTINGS, f"data={digits}", f"name=n{i}") for i in range(count)]
     with ExitStack() as stack:
@@ -106,7 +107,7 @@ def test_without_memory_the_batch_is_halved_and_the_images_stay(gpu, capsys):
     z, t = torch.randn(512, 6, 32, 32, device=gpu), torch.rand(512, device=gpu)
     expected = Batching(16)(network, z, t)
     torch.cuda.empty_cache()
-    # Fill the card, as other tensors would: cuDNN reports a lack of memory in its own words.
+    # Fill the GPU's memory: cuDNN reports out-of-memory errors with its own messages.
     full = torch.empty(torch.cuda.mem_get_info()[0] - 2**30, dtype=torch.uint8, device=gpu)
     batching = Batching(512)
     found = batching(network, z, t)

@@ -1,4 +1,4 @@
-"""Steps of trainings and samplers: without waiting for the GPU, in bf16, compiled, and by nccl."""
+"""Steps of trainings and samplers: without waits for the GPU, in bf16, compiled, and with nccl."""
 
 import copy
 import shutil
@@ -48,7 +48,7 @@ SAMPLERS = {
 
 @pytest.fixture
 def network(device) -> NCSNpp:
-    """One with attention, for 3×16×16 images, whose output is not almost 0 at first."""
+    """A network with attention for 3×16×16 images, whose initial output is not close to 0."""
     torch.manual_seed(0)
     settings = NetworkSettings(
         base_channels=32,
@@ -170,7 +170,7 @@ def test_the_gpu_gets_the_batches_of_the_cpu(device):
 
 @pytest.fixture
 def alone_in_a_group(device) -> Iterator[Ranks]:
-    """One process in a group as several ranks have it, but it says that it is one of two."""
+    """A process in a process group of one rank, which pretends to be one of two ranks."""
     on_gpu = device.type == "cuda"
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
@@ -185,7 +185,7 @@ def alone_in_a_group(device) -> Iterator[Ranks]:
 
 
 def test_one_rank_through_nccl(alone_in_a_group, device, network):
-    """The gradients of the parallel network are those of the plain one; numbers do not wait."""
+    """The parallel network has the gradients of the plain network, and numbers do not wait."""
     ranks, loss_of = alone_in_a_group, EpsilonLoss(PROCESS)
     network.eval()  # without dropout
     batch = batches_on(device).draw(0)
@@ -203,7 +203,7 @@ def test_one_rank_through_nccl(alone_in_a_group, device, network):
 
 
 def test_rk45_agrees_with_the_cpu(device, network):
-    """Its steps follow no rounding of TF32."""
+    """The step control does not follow the rounding of TF32."""
     settings = RK45Settings(integrator="rk45", tolerance=1e-2)
     ends = []
     for place in (device, torch.device("cpu")):

@@ -1,4 +1,4 @@
-"""The whole demo on a GPU, with jobs next to each other; no job may fail."""
+"""The complete demo on a GPU, with parallel jobs; no job may fail."""
 
 import json
 
@@ -9,7 +9,7 @@ from tests.workflow.project import Project
 
 def test_the_whole_demo(gpu, tmp_path):
     project = Project.create_with_grids(tmp_path / "demo")
-    project.timeout = 600  # Each of 85 jobs starts CUDA.
+    project.timeout = 600  # Each of 85 jobs initializes CUDA.
     project.run("demo", "--cores", "8")
     results = [json.loads(path.read_text()) for path in project.files("results/cells/demo")]
     assert results

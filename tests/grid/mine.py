@@ -73,7 +73,7 @@ def load(configs: Path, content: dict[str, Any] = CONTENT) -> Grid:
 
 
 def file_with(grid: Grid, **changes: Any) -> Grid:
-    """Return the grid with a changed file, which is built anew: a copy keeps its cached values."""
+    """Return a new grid with a changed file, because a copy would keep its cached values."""
     content = {key: getattr(grid.file, key) for key in GridFile.model_fields}
     return replace(grid, file=GridFile(**(content | changes)))
 
@@ -196,7 +196,7 @@ def written_once(once: Once, name: str, content: dict[str, Any]) -> Path:
 
 
 def link_grid(project: Path, folder: Path) -> None:
-    """Link the configs and the cache of `project` into `folder`: resolving takes seconds."""
+    """Link configs and cache of `project` into `folder`, because resolving takes seconds."""
     for name in ("configs", ".cache"):
         (folder / name).symlink_to(project / name)
 

@@ -318,7 +318,8 @@ def test_best_is_the_smallest_or_largest_except_for_memorization(grid):
 
 
 def test_best_is_the_nearest_to_the_floor(grid):
-    """The floor is 0.321. Distances from the floor are compared on both of its sides."""
+    """The floor is 0.321. Values above and below the floor are compared by their distance from the
+    floor."""
     values = {"psld/em-10": 2.0, "psld/sscs-10": 0.3, "vp-sde/em-10": 0.36}
     ranks = ranked(grid, values, better="floor")
     assert [rank.name for rank in ranks] == ["not best", "best", "perhaps best"]

@@ -11,7 +11,7 @@ from psld.metrics.published import Inception
 
 
 def write_random_inception(path: Path) -> Path:
-    """Seeded random weights, scaled so that the features stay of order one."""
+    """Set seeded random weights, scaled so that the features have order one."""
     random = torch.Generator().manual_seed(0)
     state = Inception(None).state_dict()
     for name, value in state.items():
@@ -25,7 +25,7 @@ def write_random_inception(path: Path) -> Path:
 
 
 def random_dinov2(width: int, depth: int) -> dict[str, torch.Tensor]:
-    """Weights of a DINOv2 network, under Meta's names."""
+    """Return weights of a DINOv2 network with Meta's names."""
     shapes = {
         "cls_token": (1, 1, width),
         "pos_embed": (1, 1 + 37**2, width),
@@ -54,14 +54,14 @@ def random_dinov2(width: int, depth: int) -> dict[str, torch.Tensor]:
 
 
 def images(n: int, brightest: int, seed: int) -> np.ndarray:
-    """uint8 n×3×32×32 of 8×8 coarse squares."""
+    """Return images of 8×8 coarse squares, uint8 n×3×32×32."""
     random = np.random.default_rng(seed)
     coarse = random.integers(0, brightest, (n, 3, 8, 8), dtype=np.uint8)
     return coarse.repeat(4, axis=2).repeat(4, axis=3)
 
 
 class AsDataset(Dataset):
-    """An array as torch-fidelity wants it."""
+    """An array as a dataset for torch-fidelity."""
 
     def __init__(self, array: np.ndarray) -> None:
         self.tensor = torch.from_numpy(array)

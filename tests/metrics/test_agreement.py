@@ -1,4 +1,4 @@
-"""All metrics from one pass, against torch-fidelity with the same network."""
+"""All metrics from one pass, compared with torch-fidelity with the same network."""
 
 import pytest
 import torch

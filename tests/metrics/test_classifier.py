@@ -21,7 +21,7 @@ def train(settings: ClassifierSettings, images: np.ndarray, labels: np.ndarray) 
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
-    """The digits in a random order (as they are, they run through 0…9 again and again)."""
+    """The digits in a random order, because the dataset repeats the sequence 0…9."""
     data = load_digits()
     order = np.random.default_rng(0).permutation(len(data.target))
     return np.round(data.images * 255 / 16).astype(np.uint8)[order, None], data.target[order]
@@ -35,7 +35,8 @@ def trained() -> FeatureExtractor:
 
 
 def test_features_are_standardized_over_the_training_images(trained):
-    """Then the trace of their covariance, which gives distances their scale, is near d."""
+    """Then the trace of the covariance of the features, which determines the scale of distances, is
+    near d."""
     images, _ = digits()
     training = images[:1000]
     features = gather(trained, batches_of(training, 256), "digits", len(training))
@@ -72,7 +73,7 @@ def test_the_seed_determines_the_batches(monkeypatch):
 
 
 def test_the_learning_rate_rises_and_falls_and_each_step_has_its_own_gradient(monkeypatch):
-    """With equal batches, gradients that added up would double in the second step."""
+    """With equal batches, gradients that are not reset would double in the second step."""
     rates, norms = [], []
 
     class Noted(torch.optim.AdamW):

@@ -30,7 +30,7 @@ DRAWS = 200
 SCALES = torch.linspace(0.5, 1.5, 4, dtype=torch.float64)
 REFERENCE = gaussian(torch.zeros(4), torch.eye(4))
 TRUTH = (0.3**2 * 4 + (SCALES - 1).square().sum()).item()
-"""|μ|² + Σ (σ − 1)² of N(0.3, diag σ²) against N(0, I)."""
+"""The Fréchet distance of N(0.3, diag σ²) and N(0, I): |μ|² + Σ (σ − 1)²."""
 
 
 def draw(seed: int, n: int) -> torch.Tensor:
@@ -72,7 +72,7 @@ def test_fewer_than_four_samples_for_each_feature_are_not_extrapolated():
     assert sixteen.extrapolated
     assert fifteen.extrapolated is None
     assert averaged([sixteen, sixteen]).extrapolated == sixteen.extrapolated
-    assert pooled([fifteen, fifteen]).extrapolated is None  # 30 samples, but with the bias of 15
+    assert pooled([fifteen, fifteen]).extrapolated is None  # with the bias of 15 samples
     biased = Estimate(**(sixteen.model_dump() | {"copies": 1}))
     assert biased.extrapolated is None, "a copy is no further sample"
     for cells in ([sixteen, biased], [biased, sixteen]):
@@ -85,7 +85,7 @@ def test_the_reference_images_have_no_extrapolated_distance():
 
 
 def test_extrapolation_is_the_intercept_in_1_over_n():
-    """FID∞ as Chong and Forsyth compute it: a line through distances of 15 numbers of samples."""
+    """FID∞ of Chong and Forsyth: a line through the distances for 15 numbers of samples."""
     random = torch.Generator().manual_seed(0)
     x = 1.05 * torch.randn(2000, 24, generator=random, dtype=torch.float64)
     reference = gaussian(torch.zeros(24), torch.eye(24))
@@ -102,7 +102,7 @@ def test_extrapolation_is_the_intercept_in_1_over_n():
 
 
 def test_the_jackknife_of_a_mean_gives_the_textbook_error():
-    """For a mean the jackknife is exact: no bias, and s² = Σ_j (x̄_j − x̄)² / B(B − 1)."""
+    """For a mean, the jackknife is exact: there is no bias, and s² = Σ_j (x̄_j − x̄)² / B(B − 1)."""
     x = np.random.default_rng(0).normal(size=(10, 7))
     total = Estimate(
         value=x.mean(),
@@ -125,7 +125,8 @@ def test_an_estimate_is_stored_as_json_and_validated():
 
 
 def test_a_cell_is_compared_with_a_multiple_of_another():
-    """Squared errors add: that of the multiple is times as large, with Welch's freedom of both."""
+    """Squared errors add up, after the error of `larger` is multiplied by `times`; Welch's formula
+    gives the degrees of freedom."""
     random, times = np.random.default_rng(0), 3.0
     a, b = (estimate_of_mean(random.normal(size=count), 20) for count in (100, 60))
     unpaired, paired = (
@@ -155,11 +156,11 @@ def test_a_cell_does_not_differ_from_itself_and_other_blocks_cannot_be_paired():
         paired_difference(a, estimate(draw(0, 201)))
 
 
-# -- several seeds, against closed forms ---------------------------------------------------------
+# -- several seeds, compared with closed forms ----------------------------------------------------
 
 
 def estimate_of_mean(samples: np.ndarray, blocks: int) -> Estimate:
-    """The mean of samples, whose jackknife is exact, in blocks of unequal size."""
+    """Return the mean of samples in blocks of unequal size; the jackknife of a mean is exact."""
     parts = np.array_split(samples, blocks)
     total = samples.sum()
     return Estimate(
@@ -175,7 +176,7 @@ def test_pooled_cells_equal_one_cell_with_all_samples():
     together = pooled([estimate_of_mean(cell, 10) for cell in cells])
     everything = estimate_of_mean(cells.ravel(), 30)
     assert together.samples == 285
-    # Blocks of 10 and 9 samples come in another order.
+    # The order of blocks of 10 and 9 samples is reversed.
     assert together.value == pytest.approx(everything.value)
     assert together.standard_error == pytest.approx(everything.standard_error, rel=0.1)
     equal = pooled([estimate_of_mean(cell[:90], 10) for cell in cells])
@@ -206,7 +207,8 @@ def test_the_extrapolation_of_pooled_cells_is_the_mean_of_the_extrapolations():
 
 
 def test_more_cells_do_not_shrink_the_bias_of_second_order():
-    """One cell may be extrapolated; the mean of many has a smaller error, and the same bias."""
+    """If one cell may be extrapolated, a mean of many cells may not, because it has a smaller error
+    but the same bias."""
     without = tuple(5.0 + 0.01 * (-1) ** block for block in range(20))
     cell = Estimate(
         value=4.95, samples=400, block_samples=(20,) * 20, without_block=without, features=45
@@ -218,7 +220,8 @@ def test_more_cells_do_not_shrink_the_bias_of_second_order():
 
 @pytest.mark.parametrize(("share", "is_given"), [(0.45, True), (0.75, False)])
 def test_a_bias_of_second_order_is_at_most_half_of_the_half_width(share, is_given):
-    """0.2 d/n of what is taken away: here 0.2 · 45/400 of a bias of 1."""
+    """The error of the extrapolation is 0.2 d/n of the subtracted bias, here 0.2 · 45/400 of a bias
+    of 1."""
     bias, half = 1.0, 0.2 * 45 / 400 / share
     shift = half / 2.093 / 19**0.5
     without = tuple(5.0 + bias / 19 + shift * (-1) ** block for block in range(20))
@@ -250,7 +253,7 @@ def test_errors_of_samples_and_of_trainings_add():
     assert 1 <= freedom <= 2
     widths = [t.ppf(0.975, f) * s for s, f in difference.errors]
     assert difference.interval.half_width == pytest.approx(np.hypot(*widths))
-    # The p-value is 5 % where the interval ends at 0.
+    # If an end of the interval is 0, the p-value is 5 %.
     edge = difference._replace(value=difference.interval.half_width)
     assert edge.p_value == pytest.approx(0.05)
     assert unpaired_difference(a, b)._replace(value=error).p_value == pytest.approx(
@@ -260,7 +263,8 @@ def test_errors_of_samples_and_of_trainings_add():
 
 
 def test_every_difference_has_a_p_value():
-    """Welch's degrees of freedom of three trainings against three others are any from 2 to 4."""
+    """For three trainings against three other trainings, Welch's degrees of freedom are between 2
+    and 4."""
     random = np.random.default_rng(0)
     freedoms = random.uniform(1, 8, 1000)
     for size, freedom in zip(random.lognormal(sigma=2.0, size=1000), freedoms, strict=True):
@@ -271,7 +275,8 @@ def test_every_difference_has_a_p_value():
 
 
 def test_retraining_adds_its_error_to_a_difference():
-    """Equal trainings are paired. A single training varies as much as those of the other cell."""
+    """Equal trainings are paired. A single training is assumed to vary as much as the trainings of
+    the other cell."""
     drawn = Difference(1.0, ((0.1, 19.0),), paired=False)
 
     def added(one: list[float], two: list[float], names: str = "xyz") -> list[tuple[float, float]]:

@@ -1,4 +1,4 @@
-"""The Fréchet distance on closed forms and against torch-fidelity; statistics of features."""
+"""The Fréchet distance, compared with closed forms and torch-fidelity; statistics of features."""
 
 import math
 
@@ -22,7 +22,7 @@ from psld.utils.errors import RunError, UserError
 
 
 def gaussian(mean, covariance, count: int = 1000) -> FeatureStatistics:
-    """Statistics that have exactly this mean and covariance."""
+    """Return statistics with exactly this mean and covariance."""
     mean = torch.as_tensor(mean, dtype=torch.float64)
     covariance = torch.as_tensor(covariance, dtype=torch.float64)
     outer = (count - 1) * covariance + count * torch.outer(mean, mean)
@@ -43,7 +43,7 @@ def random_features(n: int, d: int, seed: int) -> torch.Tensor:
 
 
 def test_the_distance_of_covariances_that_do_not_commute_is_exact():
-    """In two dimensions Tr √(C₁C₂) = √(Tr(C₁C₂) + 2 √(det C₁ det C₂))."""
+    """In two dimensions, Tr √(C₁C₂) = √(Tr(C₁C₂) + 2 √(det C₁ det C₂))."""
     c1 = np.array([[2.0, 0.9], [0.9, 1.0]])
     c2 = np.array([[0.5, -0.3], [-0.3, 3.0]])
     root = math.sqrt(np.trace(c1 @ c2) + 2 * math.sqrt(np.linalg.det(c1) * np.linalg.det(c2)))
@@ -53,7 +53,7 @@ def test_the_distance_of_covariances_that_do_not_commute_is_exact():
 
 
 def test_the_distance_of_singular_covariances_is_exact():
-    """Rank one each: C = uuᵀ, so Tr √(C₁C₂) = |u₁·u₂|; a constant has C = 0."""
+    """Rank one each: C = uuᵀ, so Tr √(C₁C₂) = |u₁·u₂|; a constant feature has C = 0."""
     u1, u2 = np.array([1.0, 2.0, 0.0]), np.array([0.5, -1.0, 3.0])
     a, b = gaussian(np.zeros(3), np.outer(u1, u1)), gaussian(np.zeros(3), np.outer(u2, u2))
     assert frechet_distance(a, b) == pytest.approx(u1 @ u1 + u2 @ u2 - 2 * abs(u1 @ u2), rel=1e-9)
@@ -63,7 +63,7 @@ def test_the_distance_of_singular_covariances_is_exact():
 
 @pytest.mark.parametrize(("n", "d", "rel"), [(2000, 64, 1e-9), (30, 100, 1e-6)])
 def test_the_frechet_distance_agrees_with_torch_fidelity(n, d, rel):
-    """The last case is singular: there torch-fidelity's own rounding limits the agreement."""
+    """The last case is singular, so the rounding of torch-fidelity limits the agreement."""
     x, y = random_features(n, d, 1), random_features(n + 10, d, 2)
     theirs = fid_statistics_to_metric(
         fid_features_to_statistics(x.double()), fid_features_to_statistics(y.double()), False
@@ -79,7 +79,7 @@ def test_different_extractors_and_single_images_raise_user_errors():
         frechet_distance(gather(random_features(9, 3, 1)), gather(random_features(1, 3, 1)))
 
 
-# -- statistics, whole and in blocks --------------------------------------------------------------
+# -- statistics of all features, and in blocks -----------------------------------------------------
 
 
 def test_statistics_of_parts_add_up_to_the_moments_of_numpy():
@@ -165,7 +165,7 @@ def test_the_distance_is_computed_to_the_reference_split(split):
 
 
 def test_few_samples_fill_few_blocks_and_still_give_an_interval():
-    """As in a rehearsal of a grid: the jackknife then leaves out single samples."""
+    """This happens in a rehearsal of a grid; the jackknife then leaves out single samples."""
     reference = gather(random_features(9, 3, 2))
     estimate = frechet_estimate(moments(random_features(7, 3, 1)), reference)
     assert estimate.block_samples == (1,) * 7

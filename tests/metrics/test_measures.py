@@ -1,4 +1,4 @@
-"""Kernel distance, Inception Score, precision, recall, memorization: also without each block."""
+"""Kernel distance, Inception Score, precision, recall and memorization, also without each block."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def test_the_kernel_distance_of_one_complete_subset_is_the_definition():
 
 
 def test_kernel_distance_is_unbiased():
-    """Equal distributions have distance 0 on average, of few samples too."""
+    """Equal distributions have distance 0 on average, also with few samples."""
     pairs = [(normal(40, seed=2 * i), normal(40, seed=2 * i + 1)) for i in range(200)]
     values = [kernel_distance(*pair, 1, 40, blocks(pair[0])).value for pair in pairs]
     assert abs(np.mean(values)) < 3 * np.std(values) / 200**0.5
@@ -80,7 +80,8 @@ def test_precision_and_recall_equal_values_by_hand():
     line = torch.arange(40.0)[:, None]
     assert precision(line + 0.5, line, neighbors=1, blocks=blocks(line)).value == 1
     assert precision(line + 20.5, line, neighbors=1, blocks=blocks(line)).value == 0.5
-    # Half of the line is covered by its first half, and by the ball of its last sample one more.
+    # The samples are the first half of the line; the ball of the last sample also covers one point
+    # of the other half.
     assert recall(line[:20], line, neighbors=1, blocks=blocks(line[:20])).value == 21 / 40
 
 
@@ -104,7 +105,8 @@ def test_precision_and_recall_without_a_block_are_recomputed(metric):
 
 
 def test_a_fraction_has_wilsons_interval():
-    """An end p is t standard errors of p away, (p (1 − p) / n')^½. So at 1 it has a width."""
+    """An end p of the interval has the distance t (p (1 − p) / n')^½ from the fraction. So the
+    interval of a fraction of 1 has a positive width."""
     rests = (0.92, 0.88, 0.91, 0.89, 0.9)
     estimate = Estimate(
         value=0.9, samples=50, block_samples=(10,) * 5, without_block=rests, share=True
@@ -118,7 +120,7 @@ def test_a_fraction_has_wilsons_interval():
     assert low == pytest.approx(1 / (1 + t_quantile(19) ** 2 / 1000))
     none = share_estimate(torch.zeros(1000), assign_blocks(1000))
     assert (every.value, none.interval.low) == (1, 0)
-    # A threshold of N images is as another sample of N.
+    # A threshold from N images contributes the error of another sample of N images.
     low = share_estimate(torch.ones(1000), assign_blocks(1000), 250).interval.low
     assert low == pytest.approx(1 / (1 + t_quantile(19) ** 2 * (1 / 1000 + 1 / 250)))
     copies = Estimate(**(every.model_dump() | {"copies": 900}))
@@ -184,7 +186,7 @@ def test_memorization_counts_copies_and_names_the_originals():
 
 @pytest.mark.parametrize("rounding", [0, 1e-6])
 def test_memorization_is_void_if_test_images_are_training_images(rounding):
-    """The features of equal images may be rounded differently in other threads or batches."""
+    """Features of equal images may be rounded differently with other threads or batches."""
     test = TEST.clone()
     test[:60] = TRAIN[:60] + rounding
     result = memorized(TRAIN[100:200], test)

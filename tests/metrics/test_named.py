@@ -1,4 +1,4 @@
-"""MEASURE@EXTRACTOR: each side a kind or a config, and the metric that it stands for."""
+"""MEASURE@EXTRACTOR: each side is a kind or a config; the name denotes a metric."""
 
 import pytest
 

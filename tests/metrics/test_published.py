@@ -42,7 +42,8 @@ def inception(inception_weights) -> FeatureExtractor:
 
 @pytest.fixture
 def dinov2(tmp_path, monkeypatch) -> FeatureExtractor:
-    """A network of 48 features and two layers in place of the published one of 384 and twelve."""
+    """A network with 48 features and 2 layers, in place of the published network with 384 features
+    and 12 layers."""
     monkeypatch.setitem(published.DINOV2_SIZES, "small", ("dinov2_vits14", 48, 2, 3))
     torch.save(random_dinov2(48, 2), tmp_path / "dinov2.pth")
     return load_extractor(DINOv2Settings(size="small", weights=str(tmp_path / "dinov2.pth")))
@@ -85,7 +86,7 @@ def test_inception_metrics_of_shards_agree_with_torch_fidelity(inception, incept
 
 
 def test_the_dinov2_distance_agrees_with_torch_fidelity(dinov2, monkeypatch):
-    """torch-fidelity loads the network with torch.hub, which is replaced by our network here."""
+    """torch-fidelity loads the network with torch.hub, which this test replaces by our network."""
     hub = SimpleNamespace(load=lambda *_: dinov2.network.network)
     monkeypatch.setattr("torch_fidelity.feature_extractor_dinov2.torch.hub", hub)
     samples, reference = images(3, 256, seed=1), images(2, 160, seed=2)
@@ -97,7 +98,7 @@ def test_the_dinov2_distance_agrees_with_torch_fidelity(dinov2, monkeypatch):
 
 
 def test_dinov2_is_a_vision_transformer_with_a_factor_behind_each_layer():
-    """Written out as in the paper."""
+    """The layers are written out as in the paper."""
     weights, norm = random_dinov2(24, 2), functional.layer_norm
     network = vision_transformer(weights, 24, 2, 3).eval()
     images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
@@ -126,7 +127,8 @@ def test_dinov2_is_a_vision_transformer_with_a_factor_behind_each_layer():
 
 
 def test_position_embeddings_are_interpolated_to_the_image_size():
-    """A ramp stays a ramp: patch i of 16 is at the point (i + ½) 37 / 16.1 − ½ of the 37 points."""
+    """A linear function stays linear: patch i of 16 is at the point (i + ½) 37 / 16.1 − ½ of the 37
+    points."""
     ramp = torch.arange(37.0)[:, None].expand(37, 37)
     trained = torch.stack([ramp, ramp.T], dim=2).flatten(0, 1)
     placed = positions(torch.cat([torch.ones(1, 2), trained])[None])[0]
@@ -166,7 +168,7 @@ def test_gray_images_are_repeated_and_other_tensors_refused(name, request):
 
 
 class Touch:
-    """Creates a file when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -176,7 +178,7 @@ class Touch:
 
 
 class Small(torch.nn.Linear):
-    """A network of 20 weights in place of Inception; its file is not of 90 MB."""
+    """A network with 20 weights in place of Inception, whose file has 90 MB."""
 
     def __init__(self, state: dict[str, torch.Tensor]) -> None:
         super().__init__(4, 4)
@@ -185,7 +187,7 @@ class Small(torch.nn.Linear):
 
 @pytest.fixture
 def weights(tmp_path, monkeypatch) -> Path:
-    """The file of a small network's weights."""
+    """The file with the weights of a small network."""
     monkeypatch.setattr(published, "Inception", Small)
     torch.save(torch.nn.Linear(4, 4).state_dict(), tmp_path / "weights.pth")
     return tmp_path / "weights.pth"

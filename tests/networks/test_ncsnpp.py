@@ -100,7 +100,7 @@ def test_fourier_features_have_the_scale_of_the_settings():
 
 
 def test_classes():
-    """ "No class" is an additional class, the last one."""
+    """ "No class" is an additional last class."""
     network = unsettled(NCSNpp(small(), SIZE, 2, 2, num_classes=3))
     x, t = images_and_times()
     assert network.class_embedding.weight.shape == (4, 32)

@@ -1,4 +1,4 @@
-"""Compare outputs with those of the official networks, for every file of reference vectors."""
+"""Compare outputs with the official networks, for every file of reference vectors."""
 
 import json
 from pathlib import Path

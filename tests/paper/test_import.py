@@ -83,7 +83,8 @@ def workplace(prepared, tmp_path) -> Path:
 
 
 def grid_of(folder: Path, vector: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Write configs for a vector's dataset and network, and return the tests' grid of them."""
+    """Write configs for a vector's dataset and network, and return the tests' grid with these
+    configs."""
     shape = dict(word.removeprefix("dataset.").split("=") for word in dataset_of(vector)[3:])
     dataset = {"defaults": ["folder", "_self_"], "name": "noise", "source": {"root": "pictures"}}
     dataset |= {key: int(value) for key, value in shape.items()}

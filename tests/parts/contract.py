@@ -1,4 +1,4 @@
-"""What holds for the settings of every part."""
+"""Checks that the settings of every part must pass."""
 
 import json
 from pathlib import Path
@@ -14,8 +14,9 @@ from tests.parts.own import moved
 
 
 def check_settings(noun: type[Part], content: str | dict[str, Any]) -> Part:
-    """Read, written and read again it is the same, in any order of its keys; of a custom part also
-    as data, without its class; a wrong key is named. Return the part."""
+    """Check that a part is unchanged when it is read, written and read again, in any order of its
+    keys, and that a wrong key is named. A custom part is also read as data, without its class.
+    Return the part."""
     content = {noun.KEY: content} if isinstance(content, str) else content
     part, kind = noun.model_validate(content), content[noun.KEY]
     written = json.loads(json.dumps(part.model_dump(mode="json")))
@@ -37,7 +38,7 @@ def check_settings(noun: type[Part], content: str | dict[str, Any]) -> Part:
 
 
 def here_and_outside(folder: Path, noun: type[Part], kind: str, **options: Any) -> list[Part]:
-    """Check a part's settings and, of a shipped one, those of its class in a file outside."""
+    """Check a part's settings; for a shipped part, also its class in a file outside of psld."""
     kinds, shipped = [kind], [*SHIPPED[noun.noun]]
     if kind in shipped:
         kinds.append(moved(folder, noun.noun)[shipped.index(kind)])

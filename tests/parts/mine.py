@@ -1,4 +1,4 @@
-"""Parts of one's own, as somebody writes them in a file outside of the package."""
+"""Custom parts, in a file outside of the package."""
 
 import copy
 import time
@@ -11,7 +11,7 @@ from psld.parts import Average, Logger, Network, Optimizer, Schedule
 
 
 class Counting(Network):
-    """A network with buffers that change in training, and decide what it computes."""
+    """A network with buffers that change in training and affect the output."""
 
     width: int = 8
 
@@ -33,7 +33,7 @@ class Net(nn.Module):
 
 
 class Odd(Optimizer):
-    """Momentum whose state has integers, None, texts, lists, infinity, bfloat16."""
+    """Momentum with a state of integers, None, texts, lists, infinity and bfloat16."""
 
     decay: float = 0.9
 
@@ -70,7 +70,7 @@ class Plain(Optimizer):
 
 
 class Halves(Schedule):
-    """A half of the rate after each so many steps."""
+    """Halve the rate after every `every` steps."""
 
     every: int = 7
 
@@ -79,7 +79,7 @@ class Halves(Schedule):
 
 
 class Polyak(Average):
-    """The mean of the weights after all steps."""
+    """The mean of the weights over all steps."""
 
     def build(self, network):
         return Mean(network)
@@ -100,7 +100,7 @@ class Mean(nn.Module):
 
 
 class Lines(Logger):
-    """One line in a file for each entry."""
+    """Write one line into a file for each entry."""
 
     file: str = "log.txt"
 
@@ -113,7 +113,7 @@ class Lines(Logger):
 
 
 class Fails(Logger):
-    """It raises, or takes forever, at its start or later."""
+    """A logger that raises an error or hangs, at its start or later."""
 
     at: str = "entry"
     hangs: bool = False

@@ -1,4 +1,4 @@
-"""Parts of a user's own, as files in an empty folder."""
+"""Custom parts, as files in an empty folder."""
 
 import inspect
 import re

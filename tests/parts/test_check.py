@@ -1,4 +1,4 @@
-"""`psld check`: what it calls and prints, and what it finds before hours are spent."""
+"""`psld check`: its calls, its output, and the errors that it finds before a training."""
 
 import pytest
 
@@ -142,7 +142,7 @@ def test_check_finds_a_state_that_cannot_be_loaded(folder):
 
 
 def test_a_loss_that_is_not_finite_is_reported_at_the_first_step(folder, digits):
-    """The learning rate, which has not acted yet, is not the remedy."""
+    """The message does not mention the learning rate, which had no effect before the first step."""
     words = ("training.objective=states:NaN", f"data={digits}", "training.log_every=200")
     line = refused(call(folder, "train", *words, "training.steps=400"), 1)
     assert "the loss is NaN or infinite at the first step" in line

@@ -153,7 +153,7 @@ def test_the_first_working_folder_is_searched_last(folder, monkeypatch):
 
 
 def test_all_packages_that_psld_imports_are_known():
-    """By the names that its files import, at their top or later."""
+    """Collect the names that psld's files import, at their top or later."""
     package = Path(psld.utils.code.PACKAGE)
     files = [*package.rglob("*.py"), *package.parent.glob("snakemake_*_plugin_psld/*.py")]
     names = set()
@@ -184,7 +184,7 @@ def test_a_wrong_name_raises_a_user_error(folder, name, text, message):
 
 @pytest.mark.parametrize("text", ["import nowhere", "1 / 0", "int('x')", "assert False"])
 def test_an_error_in_a_module_keeps_its_line(folder, text):
-    """pydantic would take a ValueError or an AssertionError for a wrong setting."""
+    """pydantic would report a ValueError or an AssertionError as a wrong setting."""
     write(folder, mine=f"{text}\nclass A: pass")
     with pytest.raises(ImportError, match="mine:A: mine cannot be imported") as found:
         import_class("mine:A")

@@ -1,4 +1,4 @@
-"""The examples with mathematics of their own: flows.py and churn.py of docs/examples."""
+"""The examples that contain mathematics: flows.py and churn.py of docs/examples."""
 
 from math import pi, sqrt
 from types import SimpleNamespace
@@ -27,14 +27,14 @@ PATHS = {
         *(-(pi * t / 2).sin(), (pi * t / 2).cos()),
     ),
 }
-"""a, b and their derivatives a' and b' at times t, as the papers have them."""
+"""Return a, b and their derivatives a' and b' at times t, with the papers' formulas."""
 FACTS = SimpleNamespace(law=NoiseLaw())
 LEVELS = torch.logspace(-4.5, 3, 16, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("kind", PATHS)
 def test_a_flow_s_exact_velocity_is_the_exact_denoiser(outside, kind):
-    """On one Gaussian, where E[v | x_t] is linear in x_t."""
+    """Test one Gaussian, for which E[v | x_t] is linear in x_t."""
     data = gaussian(0.3, mean=0.5)
 
     def velocity(x, t):
@@ -74,7 +74,8 @@ def test_the_times_of_rectified_flow_are_uniform(outside):
 
 @pytest.mark.parametrize("kind", PATHS)
 def test_a_flow_is_trained_and_sampled_as_every_process(outside, digits, starts, kind):
-    """After a second of training, the samples have the mean and the deviation of the digits."""
+    """After a second of training, the samples have the mean and the standard deviation of the
+    digits."""
     words = (f"training.objective={kind}", f"data={digits}", "training.learning_rate=5e-3")
     succeeded(call(outside, "train", *TINY, *words, "training.steps=60", "name=flow"))
     (outside / "starts").symlink_to(starts / "starts")
@@ -132,7 +133,7 @@ def algorithm_2(denoise, x, levels, noises, s_churn, s_tmin, s_tmax, s_noise):
 @pytest.mark.parametrize("s_churn", [4.0, 40.0])  # γ = 0.4, and the largest γ
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 def test_heun_s_method_is_algorithm_2_of_karras(outside, process, s_churn):
-    """And takes as many evaluations: two at each level but the last."""
+    """The example also takes as many evaluations: two at each level except the last level."""
     churn, asked = {"s_churn": s_churn, "s_tmin": 0.05, "s_tmax": 20.0, "s_noise": 1.003}, []
     settings = heun(19, final_time=1e-3, **churn)
     grid = settings.time_grid(process)

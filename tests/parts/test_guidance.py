@@ -1,4 +1,5 @@
-"""Guidance and masks as parts: shipped ones, their classes in a file outside, and one's own."""
+"""Guidance and masks as parts: shipped parts, their classes in a file outside of psld, and custom
+parts."""
 
 import json
 from types import SimpleNamespace

@@ -1,4 +1,5 @@
-"""A mistake in a custom part: the traceback from its own line on, and a note of the setting."""
+"""A mistake in a custom part causes a traceback from the part's line on, and a note with the
+setting."""
 
 import re
 import shutil
@@ -67,7 +68,8 @@ MISTAKES = {
         "metric.measure: mymetrics:MeanShift: value",
     ),
 }
-"""A file, the beginning of a line in it, the command that runs it, and the note."""
+"""For each mistake: the file, the beginning of its line, the command that runs the line, and the
+note."""
 
 
 @pytest.fixture
@@ -132,7 +134,7 @@ def test_a_signal_is_not_reported_as_an_error_of_a_part(folder):
     ],
 )
 def test_an_error_at_module_level_shows_its_line(folder, mistake, said):
-    """At this time, no class of the imported file is known."""
+    """At this time, no class of the imported file is defined."""
     edit(folder / "mynets.py", "import torch\n", f"import torch\n{mistake}\n")
     finished = run(folder, command(*given(TRAIN)))
     assert finished.returncode == 1

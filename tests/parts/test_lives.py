@@ -1,4 +1,5 @@
-"""Reruns and lives: a training that has begun keeps its code, others follow the file."""
+"""Reruns and restarts: a training that has begun keeps its code; a new training uses the current
+file."""
 
 import shutil
 import sys
@@ -32,7 +33,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 
 def test_a_training_resumes_with_its_copy_of_the_code(folder, digits):
-    """This includes functions that import a helper later. settings.json may name other code."""
+    """This includes functions that import a helper late. settings.json may name other code."""
     with fresh_modules():
         part = parse(Network, {"kind": "mynets:Mixer"}, "x").model_dump(mode="json")
     words = (*LIFE, f"data={digits}", "name=x", f"network={in_hydra(part)}")
@@ -139,7 +140,7 @@ def test_a_job_of_a_grid_refuses_changed_code_at_its_start(folder, digits):
 
 
 def test_old_code_never_runs_under_a_new_digest(folder, digits):
-    """In one process, such as a notebook."""
+    """This is tested in one process, as in a notebook."""
     words = (*LIFE, f"data={digits}")
     run_command(program("train"), [*words, "name=x"])
     edit(folder / "mynets.py", "import torch", "import torch  # a comment")

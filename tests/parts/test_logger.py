@@ -1,4 +1,4 @@
-"""Loggers: what they are given, and that none of them stops a training."""
+"""Loggers get each entry, and no error of a logger stops a training."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ WORDS = (*TINY, "training.steps=8", "training.checkpoint_every=4", "training.log
 
 @pytest.fixture
 def train(digits, outside, monkeypatch):
-    """Returns a function that trains with more words, and returns what was printed."""
+    """Return a function that trains with additional overrides and returns the output."""
     monkeypatch.setattr(loggers, "PATIENCE", 0.5)
     return lambda *more: succeeded(call(outside, "train", *WORDS, f"data={digits}", *more)).stdout
 
@@ -33,7 +33,7 @@ def test_a_logger_gets_each_entry_once_also_after_a_restart(train, outside):
     entries = json.loads((run / "history.json").read_text())["entries"]
     for given, checkpoint, rest in (
         (6, 4, (8, None)),  # killed twice, the first time after step 6
-        (2, 8, (4, 6, 8, None)),  # killed when a checkpoint was there, but not its history
+        (2, 8, (4, 6, 8, None)),  # killed after a checkpoint was written, but before its history
     ):
         (run / "logged").write_text(f"{given}\n")
         if checkpoint == 4:
@@ -45,7 +45,7 @@ def test_a_logger_gets_each_entry_once_also_after_a_restart(train, outside):
         assert (outside / "log.txt").read_text() == "".join(f"psld {given} {s}\n" for s in rest)
         history = json.loads((run / "history.json").read_text())["entries"]
         assert [entry["step"] for entry in history] == [2, 4, 6, 8]
-    train("logger=mine:Lines")  # It is complete, and so is its log.
+    train("logger=mine:Lines")  # The training is complete, and so is its log.
     assert (outside / "log.txt").read_text() == "".join(f"psld 2 {s}\n" for s in rest)
 
 

@@ -1,4 +1,5 @@
-"""Measures and extractors as parts: each shipped one, the same in a file outside, one's own."""
+"""Measures and extractors as parts: shipped parts, their classes in a file outside of psld, custom
+parts."""
 
 import re
 from pathlib import Path
@@ -87,7 +88,7 @@ class Net(nn.Module):
 
 @pytest.fixture
 def outside(digits, tmp_path, monkeypatch) -> Path:
-    """The working folder, with one's own parts and the prepared digits."""
+    """The working folder, with custom parts and the prepared digits."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     (tmp_path / "data/digits.h5").symlink_to(digits)
@@ -124,7 +125,7 @@ def test_a_shipped_measure_and_its_class_in_a_file_outside(outside, kind):
 
 @pytest.mark.parametrize(("kind", "other"), [("precision", recall), ("recall", precision)])
 def test_precision_and_recall_are_exchanged_with_the_sets(kind, other):
-    """Copies of an image of the reference are in one block, as those of a sample are."""
+    """Copies of a reference image are in one block, like copies of a sample."""
     part = check_settings(Measure, {"kind": kind, "neighbors": 5})
     twice = Features(REFERENCE.train.values.repeat(2, 1))
     *_, exchanged = found(part, Reference(twice, None, None))
@@ -194,7 +195,8 @@ def test_an_extractor_gives_features_for_any_batch_size_and_a_digest(outside, ki
 
 
 def test_custom_measures_and_extractors_run_from_the_command_line(outside):
-    """An interval, a trained extractor by its folder, and an edit that makes other features."""
+    """Tests an interval, a trained extractor that is named by its folder, and an edit that changes
+    the features."""
     words = ("images=data/digits.h5", "dataset=digits", "samples=90")
     said = succeeded(call(outside, "evaluate", *words, "metric=mymetrics:MeanShift@mymetrics:Rows"))
     assert re.match(r"md-rows of 90 images: 0\.0\d+ ± 0\.0\d+\n", said.stdout)

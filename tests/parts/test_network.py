@@ -1,4 +1,4 @@
-"""A network of one's own, from a file outside the checkout: by hand and in a grid."""
+"""A custom network from a file outside of the checkout, in single commands and in a grid."""
 
 import contextlib
 import re

@@ -1,4 +1,4 @@
-"""An objective of one's own: trained, sampled, resumed to the bit, and refused."""
+"""A custom objective: training, sampling, bit-identical resumption, and refusals."""
 
 import json
 from dataclasses import replace
@@ -137,7 +137,7 @@ class MinusImage(Objective):
 
 
 def minus(model, name: str) -> LoadedModel:
-    """Return a model as one of another objective."""
+    """Return a model whose manifest names another objective."""
     loaded, objective = psld.load(model), Objective.model_validate(f"minus:{name}")
     changed = {"objective": objective, "noise_law": NoiseLaw()}
     training = loaded.settings.training.model_copy(update=changed)
@@ -308,7 +308,7 @@ def test_an_objective_may_read_a_model_or_a_cell(digits, tmp_path):
 
 @pytest.fixture
 def configs(tmp_path, monkeypatch) -> Path:
-    """The folder configs/ next to parts that read."""
+    """Write a folder configs/ next to parts that read models or samples."""
     monkeypatch.chdir(write(tmp_path, taught=TAUGHT))
     (tmp_path / "configs/grid").mkdir(parents=True)
     return tmp_path / "configs"

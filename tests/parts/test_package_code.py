@@ -1,4 +1,4 @@
-"""What another revision of psld has made is counted, and makes nothing again."""
+"""Results of another revision of psld are counted, but not recomputed."""
 
 import pytest
 

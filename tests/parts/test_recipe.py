@@ -1,4 +1,4 @@
-"""Optimizers, averages and schedules: what each does, and resumption to the bit."""
+"""Optimizers, averages and schedules: their effects, and bit-identical resumption."""
 
 import contextlib
 import copy
@@ -87,7 +87,7 @@ class Half(Polyak):
 
 
 def test_an_optimizer_may_leave_out_weights():
-    """Their gradients neither add up nor count in the norm that is clipped."""
+    """The gradients of these parameters do not accumulate, and are not part of the clipped norm."""
     settings, loss_of = recipe(), EpsilonLoss(PROCESS)
     state, batch = trained(settings, 0), batches_of(PROCESS, settings).draw(0)
     loss_of(alone := copy.deepcopy(state.network), batch).backward()
@@ -229,7 +229,7 @@ def test_a_state_that_cannot_be_restored_is_refused_at_the_first_step(digits, ou
     assert not list(outside.rglob("checkpoint-*"))
 
 
-# -- a whole training with parts of one's own alone ------------------------------------------------
+# -- a complete training with only custom parts ----------------------------------------------------
 
 RECIPE = (
     "network=mine:Counting",
@@ -245,7 +245,7 @@ RECIPE = (
 
 
 def resumes_to_the_bit(folder: Path, train) -> None:
-    """Train, take the last checkpoint and the export away, and go on from the one before."""
+    """Train, remove the last checkpoint and the export, and resume from the previous checkpoint."""
     train()
     weights = (folder / "model/weights.safetensors").read_bytes()
     checkpoints = Checkpoints(run_directory(folder) / "checkpoints")
@@ -264,7 +264,7 @@ def test_a_training_with_custom_parts_resumes_bit_identically(digits, outside):
 
 @pytest.mark.slow
 def test_two_ranks_with_custom_parts_resume_bit_identically(digits, outside):
-    """The leading rank's buffers are those of both, before each step."""
+    """Before each step, both ranks have the buffers of rank 0."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     python, *train = command("train", *RECIPE, f"data={digits}", "training.micro_batch=4")
     resumes_to_the_bit(outside, lambda: succeeded(run(outside, [python, *launcher, *train])))

@@ -1,4 +1,5 @@
-"""No module outside of a part's own asks for its class: such a question is a method of its noun."""
+"""No other module tests for the class of a shipped part; such a question is a method of its base
+class."""
 
 import re
 from pathlib import Path
@@ -21,7 +22,7 @@ EXCEPTIONS = {
 
 
 def named() -> set[tuple[str, str]]:
-    """Each file that names the class of a shipped part of another file, with the class."""
+    """Yield each file that names the class of a shipped part of another file, with the class."""
     found = set()
     classes = [name.split(":") for kinds in SHIPPED.values() for name in kinds.values()]
     for path in sorted(PACKAGE.rglob("*.py")):

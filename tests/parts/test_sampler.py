@@ -1,4 +1,5 @@
-"""Samplers as parts: each shipped one, the same classes in a file outside, and one of one's own."""
+"""Samplers as parts: shipped samplers, their classes in a file outside of psld, and a custom
+sampler."""
 
 import pytest
 import torch
@@ -35,7 +36,8 @@ def read(kind: str, options: dict) -> SamplerSettings:
 
 
 class Network(nn.Module):
-    """Counts the images that it sees. Its output depends on each image alone."""
+    """A network that counts its input images. Its output for an image does not depend on other
+    images."""
 
     def __init__(self):
         super().__init__()
@@ -48,7 +50,7 @@ class Network(nn.Module):
 
 
 class Noise:
-    """Counts what a sampler takes and what it was told to expect."""
+    """Counts the draws that a sampler takes, and stores the number that it announced."""
 
     told = taken = 0
 
@@ -61,7 +63,8 @@ class Noise:
 
 
 def sampled(settings: SamplerSettings, first: int = 0, batch: int = 100):
-    """Images of a shard from `first` on, their evaluations, and the batches of the network."""
+    """Return five images of a shard from `first` on, their evaluations, and the batch sizes of the
+    network."""
     network = Network()
     given = {"eps": forward_pass(network, "fp32"), "network": network, "shape": (1, 4, 4)}
     sampler = ImageSampler(PROCESS, settings, batching=Batching(batch), **given)
@@ -71,11 +74,12 @@ def sampled(settings: SamplerSettings, first: int = 0, batch: int = 100):
 
 @pytest.mark.parametrize("kind", [*SHIPPED["sampler"], "heun:Heun", "churn:Heun"])
 def test_the_contract_of_a_sampler(outside, kind):
-    """Of each, and of the class of a shipped one in a file outside, which makes the same images."""
+    """Check each sampler, and the class of a shipped sampler in a file outside of psld, which makes
+    the same images."""
     options, images = OPTIONS.get(kind, GRID), []
     for settings in here_and_outside(outside, SamplerSettings, kind, **options):
         assert sampler_content(settings) == settings.identity()
-        # its images depend on no batch and on no earlier shard; its evaluations are counted
+        # Images do not depend on the batch size or on earlier shards; evaluations are counted.
         whole, nfe, seen = sampled(settings)
         assert (whole.shape, whole.isfinite().all()) == ((5, 1, 4, 4), True)
         assert nfe == len(seen) == (settings.evaluations or nfe)
@@ -85,14 +89,14 @@ def test_the_contract_of_a_sampler(outside, kind):
     assert (nfe_of_parts, sum(seen), max(seen)) == (nfe, 5 * nfe, 2)
     sampled(settings, first=5)
     assert all(torch.equal(each, sampled(settings)[0]) for each in images)
-    # it tells how much noise it takes, also when it inpaints
+    # The sampler announces its number of draws, also for inpainting.
     z, score = torch.zeros(1, 2, 4, 4), NetworkScore(lambda z, t: z, 1)
     for known in (None, Inpainting(PROCESS, z[:, :1], z[:, :1])):
         if known is None or not kind.startswith("rk45"):
             noise = Noise()
             sample(PROCESS, settings, score, z, noise, known, silent=True)
             assert noise.told == noise.taken
-    # a wrong value or key names itself
+    # The error names a wrong value or key.
     with pytest.raises(UserError, match=r"test: sampler\.final_time: Input"):
         read(kind, {**options, "final_time": 2})
     with pytest.raises(UserError, match=r"test: unknown key sampler\.final_tim \(is sampl"):
@@ -123,7 +127,7 @@ def test_heun_s_method_makes_one_evaluation_per_step(outside, steps, denoise):
 
 
 def test_heun_s_method_has_order_two(outside):
-    """So it evaluates what its settings say, where they say."""
+    """So the number and the levels of evaluations agree with the settings."""
     data, options = gaussian(0.3, mean=0.5), {"final_time": 0.05, "denoise": False}
     exact, errors = end(PROCESS, rk45(**options), data.network(PROCESS)), []
     for steps in (50, 100):

@@ -1,4 +1,4 @@
-"""Sources as parts: each shipped one, the same classes in a file outside, and one of one's own."""
+"""Sources as parts: shipped sources, their classes in a file outside, and a custom source."""
 
 import inspect
 import json
@@ -38,7 +38,7 @@ OPTIONS = {
     "datasets": {"test_fraction": 0.5, "path": "saved"},
 }
 YOURS = ("folder", "array", "datasets")
-"""The kinds whose place decides what is prepared."""
+"""The kinds of sources whose path determines the images."""
 
 
 def dataset(kind, source, **changes):
@@ -48,7 +48,8 @@ def dataset(kind, source, **changes):
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
-    """The files of all sources in the working folder, and the modules of the shipped classes."""
+    """Write the files of all sources, and the modules of the shipped classes, into the working
+    folder."""
     monkeypatch.chdir(tmp_path)
     digits = random_images(3, 28, 28), np.arange(3, dtype=np.uint8)
     pictures = {f"{name}/{i}.png": encode(random_images(9, 9)) for name in "ab" for i in range(4)}
@@ -74,7 +75,7 @@ def files(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", SOURCES)
 def test_a_shipped_source_and_its_class_in_a_file_outside(files, kind):
     if kind == "datasets":
-        with empty_hub(files):  # Its library, which this one imports, reads the address once.
+        with empty_hub(files):  # read once by huggingface_hub
             library = pytest.importorskip("datasets")
         pixels = [Image.fromarray(each) for each in random_images(8, 9, 9)]
         types = {"image": library.Image(), "label": library.ClassLabel(names=["a", "b"])}
@@ -87,7 +88,7 @@ def test_a_shipped_source_and_its_class_in_a_file_outside(files, kind):
         source = {"kind": each, **root, **OPTIONS.get(kind, {})}
         settings = dataset(kind, source)
         check_settings(Source, source)
-        # where and how it is found decides nothing, but for data of one's own
+        # the path of a published dataset does not affect the result
         places = {"root": "elsewhere", "path": "elsewhere", "download": False}
         given = {key: places[key] for key in places if hasattr(settings.source, key)}
         other = dataset(kind, source | given, name="other", flip=True)
@@ -127,7 +128,7 @@ class Words(Source):
     def seen(self):
         return f"{len(Path(self.root).read_text().split())} words"
 """
-"""A source of one's own, in a file of the working folder."""
+"""A custom source, in a file of the working folder."""
 
 CONFIG = """
 name: mine
@@ -164,7 +165,7 @@ def test_a_model_trains_on_a_dataset_of_a_custom_source(folder):
     source = json.loads((folder / "one/manifest.json").read_text())["settings"]["dataset"]["source"]
     assert source["kind"] == "wordlist:Words"
     assert (source["shift"], source["root"], source["free"]) == (0, "words.txt", ["root"])
-    # A prepared file serves without its source.
+    # A prepared file is usable without its source.
     (folder / "wordlist.py").unlink()
     succeeded(call(folder, "train", *short, "data=data/mine.h5", "output=two"))
 

@@ -1,4 +1,5 @@
-"""No code of a stranger runs, whichever file names it, by any digest, wherever its module is."""
+"""No stranger's code runs, for any file that names the code, any digest, and any place of the
+module."""
 
 import json
 import shutil
@@ -77,8 +78,8 @@ PLACES = {
     "in the working folder": ("models/theirs", "evil.py", True),
     "in the working folder, which is the record's": (".", "evil.py", False),
 }
-"""The folder of the record, the file of the module, and whether it may run if it is in a regular
-package and the digest is the right one."""
+"""The folder of the record, the file of the module, and whether the module may run if it is in a
+regular package and the digest is right."""
 CPU = torch.device("cpu")
 
 
@@ -147,7 +148,7 @@ def of_process_in_shards(record: Path, made: dict[str, Path], part: dict) -> Cal
 
 
 def of_decoder(record: Path, made: dict[str, Path], part: dict) -> Callable[[], object]:
-    """The dataset of a model names a decoder, with which `psld sample png=` makes pictures."""
+    """The dataset of a model names a decoder, which `psld sample png=` uses."""
     shutil.copytree(made["model"], record, dirs_exist_ok=True)
     decode = {**part, "kind": f"{part['kind']}:Decoder"}
     tensors = {"dtype": "float32", "decode": decode}
@@ -226,7 +227,8 @@ def test_a_package_that_holds_the_record_does_not_run(made, tmp_path, monkeypatc
 
 
 def test_parts_that_are_not_needed_are_never_imported(made, tmp_path, monkeypatch):
-    """The optimizer of a model, the source of its dataset, the record of a prepared dataset."""
+    """The optimizer of a model, the source of its dataset, and the record of a prepared dataset
+    name the code."""
     monkeypatch.chdir(tmp_path)
     Path("evil.py").write_text(EVIL)
     code = find_code("evil").digest

@@ -1,4 +1,4 @@
-"""The parts in studies/untouched, parts of one's own: photographs, emoji, EfficientNet."""
+"""The custom parts in studies/untouched: photographs, emoji, EfficientNet."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A grid all of whose parts are of one's own, in a folder outside: Snakemake from data to page."""
+"""A grid with only custom parts, outside of the checkout: Snakemake from data to page."""
 
 import csv
 import shutil

@@ -116,10 +116,11 @@ def evaluate(
     share: float = 1,
     classes: int = 10,
 ) -> None:
-    """Do what `psld evaluate` does, with random features of the samples.
+    """Write results like `psld evaluate_cell`, with random features of the samples.
 
-    Without `moments` it keeps neither features nor their mean and covariance, as who hides them.
-    Two forgeries: `share` of the network evaluations, and another number of `classes`.
+    Without `moments`, the results contain neither features nor their mean and covariance, as if the
+    maker hides them. Two forgeries: `share` of the network evaluations, and another number of
+    `classes`.
     """
     cell = grid.cells[name]
     twice = 2 if "free" in name else 1
@@ -167,7 +168,7 @@ def zipped(entries: dict[str, bytes]) -> bytes:
 
 
 def forged(entries: dict[str, bytes]) -> bytes:
-    """A certificate of these entries, with the right digests."""
+    """Return a certificate of these entries with correct digests."""
     others = {name: content for name, content in entries.items() if name != INDEX}
     index = {name: hashlib.sha256(content).hexdigest() for name, content in others.items()}
     return zipped({INDEX: json.dumps(index).encode(), **others})

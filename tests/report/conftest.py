@@ -1,4 +1,4 @@
-"""The grid SHOWN, of whose cells some are measured; pages; and a project with a certificate."""
+"""The grid SHOWN with some measured cells, pages, and a project with a certificate."""
 
 import shutil
 from html.parser import HTMLParser
@@ -22,12 +22,12 @@ MEASURED = {
     "vp-sde/em-20": (2.5, 0.01),
     "cld/rk45-1e-2": (5.5, 0.01),
 }
-"""The distance and its standard error of the cells that have been run; the others have not."""
+"""The distance and its standard error for the cells that have been run."""
 
 
 @pytest.fixture(scope="session")
 def project(once) -> Path:
-    """A folder with the grid SHOWN in its configs."""
+    """A folder with the grid SHOWN in configs/."""
     return written_once(once, "shown", SHOWN)
 
 
@@ -65,7 +65,7 @@ def plain(*colors: tuple[int, int, int]) -> np.ndarray:
 
 
 class Page(HTMLParser):
-    """The elements of a page, its text, and the texts of its table cells."""
+    """Parses a page: its elements, its text, and the texts of its table cells."""
 
     def __init__(self, content: str) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""A stub of wandb's server: it keeps the runs that are uploaded, and fails as it is told.
+"""A stub of wandb's server, which stores uploaded runs and fails on request.
 
-It speaks what wandb 0.31 needs, and no more: GraphQL at /graphql (resume and create a run, name its
-files, show it), the lines of a run as JSON at /files/ENTITY/PROJECT/RUN/file_stream, and PUT of
-files at /file. Like wandb's server, it keeps one row for each step, the one that came last.
+The stub implements only the requests of wandb 0.31: GraphQL at /graphql (resume and create a run,
+name its files, show it), the lines of a run as JSON at /files/ENTITY/PROJECT/RUN/file_stream, and
+PUT of files at /file. Like wandb's server, the stub keeps the last received row of each step.
 """
 
 import json
@@ -23,10 +23,11 @@ VIEWER = {"id": "1", "entity": "somebody", "username": "somebody", "email": "", 
 
 @dataclass
 class StoredRun:
-    """A run as the server has it."""
+    """A run on the server."""
 
     options: dict[str, Any] = field(default_factory=dict)
-    """What the client sends first: displayName, groupName, jobType, tags, project, config."""
+    """The properties that the client sends first: displayName, groupName, jobType, tags, project,
+    config."""
     history: dict[int, dict[str, Any]] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
@@ -38,7 +39,7 @@ class StoredRun:
 
     @property
     def steps(self) -> list[int]:
-        """In the order in which they came."""
+        """The files, in the order of their uploads."""
         return list(self.history)
 
     @property
@@ -46,7 +47,7 @@ class StoredRun:
         return {key: each["value"] for key, each in json.loads(self.options["config"]).items()}
 
     def logged_file(self, name: str) -> bytes:
-        """The file that was logged under a name: a picture, a table."""
+        """Return the file that was logged under a name, such as a picture or a table."""
         return self.files[self.summary[name]["path"]]
 
 
@@ -58,7 +59,8 @@ class WandbServer(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.runs: defaultdict[str, StoredRun] = defaultdict(StoredRun)
         self.refuses = ""
-        """Answer `status` to requests with this text, such as "PUT /file"; to none if empty."""
+        """Answer requests that contain this text, such as "PUT /file", with `status`; if empty,
+        none."""
         self.status = 500
         self.delay = 0.0
         """Seconds before each answer."""
@@ -86,7 +88,7 @@ class WandbServer(ThreadingHTTPServer):
                 return {"createRunFiles": {"runID": "1", "uploadHeaders": [], "files": files}}
             case "ServerFeaturesQuery":
                 return {"serverInfo": {"features": []}}
-            case "CreateArtifact":  # A table is one, too. The server has this content already.
+            case "CreateArtifact":  # A table; the server already has it.
                 sequence = {"id": "1", "latestArtifact": {"id": "1", "versionIndex": 0}}
                 artifact = {"id": "1", "state": "COMMITTED", "artifactSequence": sequence}
                 return {"createArtifact": {"artifact": artifact}}
@@ -121,7 +123,7 @@ class WandbServer(ThreadingHTTPServer):
             run.exit_code = content["exitcode"]
 
     def handle_error(self, *_: Any) -> None:
-        """Stay silent: wandb breaks connections off when it ends."""
+        """Print nothing, because wandb aborts connections when it ends."""
 
 
 class _Requests(BaseHTTPRequestHandler):
@@ -158,7 +160,7 @@ class _Requests(BaseHTTPRequestHandler):
 
 @contextmanager
 def wandb_server() -> Iterator[WandbServer]:
-    """A server with a login; wandb gives up after two seconds, and tries again soon."""
+    """A server and a login. wandb gives up after two seconds, and retries after a short time."""
     with WandbServer() as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_BASE_URL", server.url)
         patch.setenv("WANDB_API_KEY", "0" * 40)
@@ -167,7 +169,7 @@ def wandb_server() -> Iterator[WandbServer]:
         for client in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER"):
             for end in ("MIN", "MAX"):
                 patch.setenv(f"WANDB_X_{client}_RETRY_WAIT_{end}_SECONDS", "0.1")
-        wandb.teardown()  # It reads the environment once.
+        wandb.teardown()  # wandb reads the environment only once.
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

@@ -1,4 +1,4 @@
-"""Certificates: what they hold, what is recomputed, and how a change to them is found."""
+"""Certificates: their content, what is recomputed, and how changes are detected."""
 
 import io
 import json
@@ -68,7 +68,10 @@ def test_a_project_with_a_damaged_or_missing_file_is_not_certified(copied):
         path.write_bytes(whole[:-20] + b"x" * 20)
         refused(call(copied, "certify", "grid_name=mine"), 2, file)
         path.unlink()
-        if file not in (RESULT, RECORD):  # A cell may not have been run, or its samples be deleted.
+        if file not in (
+            RESULT,
+            RECORD,
+        ):  # They may be missing in a real project.
             refused(call(copied, "certify", "grid_name=mine"), 2, file, "no such file")
         path.write_bytes(whole)
     assert not (copied / CERTIFICATE).exists()
@@ -142,7 +145,7 @@ def test_a_damaged_byte_and_a_changed_or_missing_file_are_found_and_named(certif
 
 
 def test_an_added_file_is_named_and_not_written_outside(certificate, tmp_path):
-    """Also if the index lists the file."""
+    """This also holds if the index lists the file."""
     for name in ("added", "../outside", "/outside"):
         entries = entries_of(certificate) | {name: b"x"}
         refused(verify(tmp_path, zipped(entries)), 2, f"0.zip: {name}: added")
@@ -153,7 +156,7 @@ def test_a_zip_is_not_unpacked_if_it_is_a_bomb_or_has_two_entries_of_a_name(
     certificate, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(certificates, "LARGEST", 1000)
-    succeeded(verify(tmp_path, certificate))  # It is larger, and no bomb.
+    succeeded(verify(tmp_path, certificate))  # The certificate is larger, and is not a zip bomb.
     monkeypatch.setattr(zipfile.ZipFile, "extractall", lambda *_: pytest.fail("unpacked"))
     bomb = io.BytesIO(certificate)
     with zipfile.ZipFile(bomb, "a", zipfile.ZIP_DEFLATED) as archive:
@@ -189,7 +192,7 @@ def test_missing_seeds_are_reported_with_each_number(copied, tmp_path):
 
 
 def test_costs_of_sampling_are_reported_as_counted_by_the_maker(certificate, tmp_path, monkeypatch):
-    """Whatever kinds of numbers there are."""
+    """This holds for every kind of number."""
     cost = NUMBER_KINDS["class_accuracy"]._replace(from_features=False)
     monkeypatch.setitem(NUMBER_KINDS, "class_accuracy", cost)
     printed = succeeded(verify(tmp_path, certificate)).stdout
@@ -279,7 +282,8 @@ def test_files_that_do_not_belong_together_are_refused(certificate, tmp_path, ch
 
 @pytest.mark.parametrize("imported", [False, True])
 def test_a_model_of_fewer_steps_than_the_grid_trains_is_found(certificate, tmp_path, imported):
-    """Also if the results state as few steps. An imported model has the steps of its checkpoint."""
+    """This also holds if the results state the same smaller number of steps. An imported model has
+    the steps of its checkpoint."""
     entries, origin = entries_of(certificate), IMPORTED.model_dump_json() if imported else "null"
     for name in (MODEL, RESULT, RESULT.replace("20", "10")):
         in_text(name, '"step": 1200', '"step": 3')(entries)
@@ -290,7 +294,7 @@ def test_a_model_of_fewer_steps_than_the_grid_trains_is_found(certificate, tmp_p
 
 
 def test_samples_of_the_prior_that_state_a_start_are_found(certificate, tmp_path):
-    """Also if the samples of all cells state it."""
+    """This also holds if the samples of all cells state the same."""
     entries, none = entries_of(certificate), '"start_sha256": null'
     for cell in CELLS:
         in_text(f"results/cells/mine/{cell}.json", none, none.replace("null", '"f"'))(entries)
@@ -300,7 +304,7 @@ def test_samples_of_the_prior_that_state_a_start_are_found(certificate, tmp_path
 
 
 def test_features_that_results_were_not_computed_from_are_found(copied):
-    """Even if the results have the digest of the features."""
+    """This holds even if the results have the digest of the features."""
     results = CellResults.read(copied / RESULT).results
     evaluate_again(copied, "vp-sde/em-20", seed=17)
     kept = {"kept_sha256": CellResults.read(copied / RESULT).results[0].kept_sha256}

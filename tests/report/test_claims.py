@@ -1,4 +1,4 @@
-"""Claims are printed under the tables and stand on the page."""
+"""Claims are printed below the tables and are on the page."""
 
 import html
 

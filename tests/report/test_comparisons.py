@@ -1,4 +1,4 @@
-"""Certificates against the reader's own grid and reference: what a forger cannot hide from both."""
+"""Certificates are compared with the reader's own grid and reference, which detects forgeries."""
 
 import contextlib
 import json
@@ -59,7 +59,7 @@ def write_other_reference(folder: Path, parts: dict[str, Features], **fields: st
 def test_a_certificate_of_the_readers_own_grid_and_reference_has_no_differences(
     reader, certificate
 ):
-    """Also if other tables, of cells that have not been run, are missing."""
+    """This also holds if tables of cells that have not been run are missing."""
     printed = succeeded(compared(reader, certificate, f"reference={Path(REFERENCE).parent}")).stdout
     assert "and settings: 0 differences from yours, " in printed
     assert f"{Path(REFERENCE).parent}: 0 differences from yours" in printed
@@ -68,7 +68,8 @@ def test_a_certificate_of_the_readers_own_grid_and_reference_has_no_differences(
 
 
 def test_each_forged_entry_of_a_certificate_is_reported(copied, reader, monkeypatch):
-    """Its reference is the samples; values, band, a setting and evaluations are made up."""
+    """In this forgery, the reference consists of the samples, and values, band, a setting and
+    evaluations are invented."""
     path, samples = copied / "configs/grid/mine.yaml", random_features(0, 60).values
     text = path.read_text()
     for old, new in {
@@ -85,7 +86,7 @@ def test_each_forged_entry_of_a_certificate_is_reported(copied, reader, monkeypa
     for seed, cell in enumerate(CELLS):
         evaluate_again(copied, cell, seed=seed, share=0.5)
     refused(call(copied, "certify", "grid_name=mine"), 2, "nfe is 5, by the sampler's settings 10")
-    with monkeypatch.context() as patch:  # It takes no more than a change of the code.
+    with monkeypatch.context() as patch:  # Such a forgery needs only a change of the code.
         patch.setattr(TimeGridSampler, "evaluations", None)
         theirs = certify(copied)
     finished = compared(reader, theirs)
@@ -174,7 +175,7 @@ def test_numbers_whose_features_are_not_kept_are_not_recomputed(copied, reader):
 
 
 def test_numbers_of_other_features_are_recomputed_when_some_features_are_left_out(copied, reader):
-    """The features of fewer samples are left out; they are measured last."""
+    """The certificate lacks the features of fewer samples, which are measured last."""
     path = copied / "configs/grid/mine.yaml"
     content = yaml.safe_load(path.read_text())
     content["tables"]["mine"]["columns"].append({"label": "fewer", "samples": 50})
@@ -197,7 +198,7 @@ def test_numbers_of_other_features_are_recomputed_when_some_features_are_left_ou
 
 
 def test_from_mean_and_covariance_the_distance_is_recomputed_without_its_interval(copied, reader):
-    """Other numbers of the same features are only stated."""
+    """Other numbers computed from the same features are only stated."""
     for seed, cell in enumerate(CELLS):
         evaluate_again(copied, cell, seed=seed, largest=3)
     certificate = certify(copied)
@@ -219,7 +220,7 @@ def test_from_mean_and_covariance_the_distance_is_recomputed_without_its_interva
 
 
 def test_wrong_classes_and_numbers_of_samples_are_refused(copied, tmp_path):
-    """A class accuracy of other classes, and a distance of more samples, look better."""
+    """A class accuracy for other classes, and a distance of more samples, would look better."""
     evaluate_again(copied, "classes/free-10", seed=2, classes=9)
     line = "free-10.safetensors: labels: not the sampler's classes"
     refused(call(copied, "certify", "grid_name=mine"), 2, line)

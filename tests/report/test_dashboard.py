@@ -19,7 +19,7 @@ def grid(grids) -> Grid:
 
 @pytest.fixture
 def panel_grids(grid) -> list[dict[str, Any]]:
-    """What wandb receives for each group of panels: the panels and the runs that they show."""
+    """Return the panels that wandb receives for each group, and the runs that the panels show."""
     blocks = [block._to_model() for block in report_blocks(grid)]
     sent = [block.model_dump(by_alias=True, mode="json") for block in blocks]
     return [block["metadata"] for block in sent if block["type"] == "panel-grid"]
@@ -31,7 +31,7 @@ def panels_of(panel_grid: dict[str, Any], kind: str) -> list[dict[str, Any]]:
 
 
 def filters_of(panel_grid: dict[str, Any]) -> dict[str, list[Any]]:
-    """What the runs of a group must have, by the name of the property."""
+    """Return the values that the runs of a group must have, keyed by property."""
     [runs] = panel_grid["runSets"]
     found: dict[str, list[Any]] = {}
     for each in runs["filters"]["filters"]:

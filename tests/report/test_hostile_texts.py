@@ -1,4 +1,4 @@
-"""A grid whose free texts are all hostile: every format shows them as they are written."""
+"""A grid in which all free texts are hostile; every format shows these texts literally."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ EVIL = (
 
 
 def evil(place: str) -> str:
-    """The hostile text of one place; it begins as the options of LaTeX's row ends do."""
+    """Return the hostile text of one place, which begins like the options of a row end in LaTeX."""
     return f"[{place}] {EVIL}"
 
 

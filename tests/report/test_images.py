@@ -1,4 +1,4 @@
-"""Figures of samples: the place of each image, alone, next to others, and before inpainting."""
+"""Figures of samples: the positions of single images, rows of images, and inpainted images."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +46,8 @@ def pixels_of(path: Path) -> np.ndarray:
 
 
 def center(pixels: np.ndarray, color: tuple[int, int, int]) -> tuple[float, float]:
-    """The mean row and column of the pixels of a color, of which there must be many."""
+    """Return the mean row and column of the pixels of a color, and assert that there are many such
+    pixels."""
     rows, columns = np.nonzero((pixels == color).all(axis=-1))
     assert len(rows) > 100, color
     return rows.mean(), columns.mean()
@@ -71,7 +72,7 @@ def test_each_class_has_a_row(inpainted):
 
 
 def test_inpainted_images_stand_between_their_holes_and_the_originals(inpainted, digits):
-    """A last row is filled up with blank images."""
+    """An incomplete last row is filled with blank images."""
     originals = ImageStore.open(digits).images("test")[:COUNT]
     rows = before_and_after(inpainted, originals, rows=12, columns=4)
     assert [row.shape for row in rows] == 9 * [(4, 3, 8, 8)]
@@ -136,7 +137,7 @@ def test_a_figure_of_inpainted_samples_shows_their_holes(folder, inpainted, digi
 
 
 def test_training_images_stand_below_samples(folder, digits, monkeypatch):
-    """They come from the whole split, because the images of a folder are sorted by class."""
+    """The images come from the whole split, because the images of a folder are sorted by class."""
     (folder / "data").mkdir()
     (folder / "data/digits.h5").symlink_to(digits)
     train, drawn = ImageStore.open(digits).images("train"), []

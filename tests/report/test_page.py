@@ -1,4 +1,4 @@
-"""The page of a grid's results: what it says, that it stands alone, and that all can read it."""
+"""The page of a grid's results: its content, accessibility, and that it is a single file."""
 
 import base64
 import html
@@ -68,7 +68,7 @@ def test_the_page_has_the_tables_of_the_other_formats_and_shared_notes_once(cont
 
 
 def test_the_page_computes_each_estimate_at_most_twice(folder, grid, monkeypatch):
-    """Once for the rank, and once for the entry with its rank."""
+    """The notes appear once for the rank, and once for the entry with its rank."""
     calls = []
     monkeypatch.setattr(entries, "pooled", lambda *each: calls.append(1) or pooled(*each))
     results_page(grid)
@@ -77,8 +77,8 @@ def test_the_page_computes_each_estimate_at_most_twice(folder, grid, monkeypatch
 
 
 def test_entries_farther_than_noise_are_listed(folder, grid):
-    """On the page and in the tables. The scale of noise is 98.76; the number of evaluations is no
-    distance."""
+    """This is checked on the page and in the tables. The distance of noise is 98.76; numbers of
+    evaluations have no such reference value."""
     words = "Farther from the images than pure noise, because of too few training"
     assert words not in page_in(folder)
     write_result(folder, grid, "cld/em-10", value=98.8)
@@ -90,7 +90,7 @@ def test_entries_farther_than_noise_are_listed(folder, grid):
 
 
 def test_without_a_paper_only_missing_entries_are_counted(folder, grid, monkeypatch):
-    """Without a paper to compare with, the status `measured` says nothing."""
+    """Without numbers of a paper, the status `measured` has no information."""
     assert "measured" in page_in(folder)
     for entry in entries_in(grid):
         monkeypatch.setitem(entry.__dict__, "paper", None)
@@ -100,7 +100,7 @@ def test_without_a_paper_only_missing_entries_are_counted(folder, grid, monkeypa
 
 
 def test_weights_that_serve_every_process_list_no_process(folder, grid):
-    """A cell's results have the process that the weights were sampled as."""
+    """A cell's results contain the process with which the weights were sampled."""
     for cell in ("cld/em-10", "cld/em-20", "cld/rk45-1e-2"):
         made = made_with(grid, cell)
         made["model"]["settings"]["training"]["objective"] = "denoiser"
@@ -164,7 +164,7 @@ def test_before_anything_was_run_the_page_lists_what_is_missing(tmp_path, monkey
 
 
 def embedded(content: str, number: int) -> tuple[Image.Image, int]:
-    """A picture of pixels as the page shows it, and its size in bytes."""
+    """Return the pixels of a picture as the page shows it, and its size in bytes."""
     source = re.search(rf'id="figure-{number}".*?src="data:image/webp;base64,(.*?)"', content, re.S)
     data = base64.b64decode(source[1])
     return Image.open(io.BytesIO(data)), len(data)

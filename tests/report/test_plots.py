@@ -1,4 +1,4 @@
-"""Plots of a grid: the positions of measured points and of the paper's."""
+"""Plots of a grid: the positions of measured points and of the paper's points."""
 
 import shutil
 from dataclasses import replace
@@ -23,7 +23,8 @@ pytestmark = pytest.mark.usefixtures("folder")
 
 
 def points_of(figure: Figure, ours: bool = True) -> dict[str, dict[str, list]]:
-    """Panel → line → points. The legend's colors give the names of the paper's lines."""
+    """Return the points by panel and line. The colors of the legend identify the lines of the
+    paper."""
     colors = {to_hex(h.get_color()): h.get_label() for h in figure.legends[0].get_lines()}
     panels: dict[str, dict[str, list]] = {}
     for axes in figure.axes:
@@ -42,7 +43,8 @@ def legend_of(figure: Figure) -> list[str]:
 
 
 def test_the_nfe_plot_shows_measured_numbers_and_numbers_of_the_paper(grid):
-    """For an adaptive sampler, the paper must give the evaluations; at 1e-3 it gives none."""
+    """For an adaptive sampler, the number of evaluations must be in the paper; it is missing for
+    1e-3."""
     figure = draw_plot(grid, "nfe")
     assert points_of(figure) == {
         "em": {
@@ -104,11 +106,11 @@ def test_a_plot_uses_the_labels_of_the_grid(folder, grid):
     figure = draw_plot(replace(grid, file=grid.file.model_copy(update={"labels": labels})), "nfe")
     assert [axes.get_title() for axes in figure.axes] == ["Euler–Maruyama", "rk45"]
     assert legend_of(figure)[:4] == ["vp-sde", r"CLD, $\frac$", "low", "PSLD"]
-    figure.savefig(folder / "plot.png")  # no text is taken for a formula, of which this is none
+    figure.savefig(folder / "plot.png")  # fails if matplotlib reads a text as a formula
 
 
 def test_the_legend_has_the_distance_of_noise_but_not_of_held_out_images(folder, grid):
-    """The held-out split is no random draw, and has a different number of images."""
+    """The held-out split is not a random draw, and has a different number of images."""
     figure = draw_plot(grid, "nfe")
     assert legend_of(figure)[-2:] == ["hollow: the paper's", "noise: 99"]
     for cell, (value, _) in MEASURED.items():

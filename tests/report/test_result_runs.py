@@ -24,7 +24,7 @@ FIGURE = "results/figures/mine/samples/cld.png"
 
 @pytest.fixture
 def folder(folder, grid) -> Path:
-    """Results, one with a class accuracy and one with its shard, and a figure."""
+    """Results with a figure; one result has a class accuracy, and one its shard."""
     accuracy = estimate_of(0.75, samples=100)
     write_result(folder, grid, "low/em-10", value=7.5, class_accuracy=accuracy)
     images = random_images(70, 8, 8, 1).transpose(0, 3, 1, 2)
@@ -35,7 +35,7 @@ def folder(folder, grid) -> Path:
 
 
 def runs_by_name(grid: Grid) -> dict[tuple[str, str], ResultRun]:
-    """The runs by job type and name."""
+    """Return the runs by job type and name."""
     every = list(result_runs(grid))
     named = {(run.options["job_type"], run.options["name"]): run for run in every}
     assert len(named) == len({run.options["id"] for run in every}) == len(every)
@@ -142,7 +142,7 @@ def test_results_are_uploaded_and_replace_those_of_an_earlier_sync(folder, grid)
 
 
 def json_of(content: object) -> object:
-    """The content as it comes back from JSON."""
+    """Return the content after a conversion to JSON and back."""
     return json.loads(json.dumps(content))
 
 

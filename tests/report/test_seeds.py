@@ -17,11 +17,11 @@ from tests.results import IMPORTED
 
 
 def test_a_table_shows_mean_interval_deviation_and_the_number_of_seeds(grid, rows, tmp_path):
-    """± is half of the 95 % interval, with one seed and with several."""
+    """± is half of the 95 % interval, with one seed and with several seeds."""
     text = table_text(grid.file.tables["mine-all"], rows)
     assert text.columns == ["model", "seeds", "10", "20"]
     [first, _], [official, _] = rows
-    deviation = stdev([2.05, 2.55, 2.25])  # of the trainings' means over sampling seeds
+    deviation = stdev([2.05, 2.55, 2.25])  # of means over sampling seeds
     psld = f"2.28 ± {first.interval.half_width:.2f}, SD {deviation:.2f}, min 2.00 ★"
     assert text.lines == [
         ["PSLD", "1 of 6, 6", psld, "1.00 ± 0.10"],
@@ -50,7 +50,7 @@ def test_a_plot_has_the_mean_with_its_interval(grid, folder, rows, monkeypatch):
 
 
 def test_only_imported_weights_have_the_mark_of_imported_weights(grid, rows):
-    """The manifest states what was imported; the grid may name any file."""
+    """The manifest records the imported file; the grid may name any file."""
     official = rows[1][0]
     trained = replace(official, by_cell=with_weights(official, imported=None))
     compared = ((official, 2.4), (official, 9.0), (trained, 2.4))
@@ -67,7 +67,7 @@ def test_only_imported_weights_have_the_mark_of_imported_weights(grid, rows):
 
 
 def test_a_verdict_states_missing_seeds(grid, rows):
-    """Otherwise a training that does not fit could be left out unnoticed."""
+    """Otherwise an unwanted training could be left out unnoticed."""
     three = against(rows[0][0], paper=2.2, band=9)
     most = dict(list(three.by_cell.items())[:5])
     entries = [three, replace(three, by_cell=most)]

@@ -1,4 +1,4 @@
-"""The sentence at a table's head: it says what came out, and no more than marks and intervals."""
+"""The sentence above a table states the result, and claims no more than marks and intervals."""
 
 from pathlib import Path
 
@@ -79,7 +79,7 @@ def folder(project, tmp_path, monkeypatch) -> Path:
 
 
 def said(folder: Path, grid: Grid, table: str = "mine", **values: tuple[float, float]) -> str:
-    """The sentence if cells (`one_em_10`) have these distances with these standard errors."""
+    """Return the sentence if the cells (`one_em_10`) have these distances and standard errors."""
     for name, (value, error) in values.items():
         model, sampler, budget = name.split("_")
         write_result(folder, grid, f"{model}/{sampler}-{budget}", value=value, error=error)
@@ -139,7 +139,8 @@ def test_a_void_result_has_no_value_and_its_reason_is_noted(folder, grid):
 
 
 def test_the_comparisons_of_a_table_are_corrected(folder, grid):
-    """p = 0.02 for one of four comparisons is no finding, also while the others have no results."""
+    """p = 0.02 for one of four comparisons is not significant, also if the other comparisons have
+    no results yet."""
     few = {"one_few_3": (1.0, 0.0)}
     assert "are nearer to the data" in said(folder, grid, "few", **few, one_em_40=(1.25, 0.03))
     assert "are nearer" not in said(folder, grid, "few", **few, one_em_40=(1.25, 0.1))

@@ -1,4 +1,4 @@
-"""`psld wandb sync`: each step and each result reaches the server, whatever failed before."""
+"""`psld wandb sync`: each step and each result reaches the server, also after failures."""
 
 from collections.abc import Iterator
 
@@ -19,7 +19,7 @@ def server() -> Iterator[WandbServer]:
 
 
 def sync(project) -> list[str]:
-    """What happened to each run, without the last line, which counts them."""
+    """Return the output line of each run, without the last line, which counts the runs."""
     *lines, _ = succeeded(call(project, "wandb", "sync")).stdout.splitlines()
     return lines
 
@@ -77,7 +77,7 @@ def test_a_running_training_is_left_for_the_next_sync(tmp_path, server):
     assert not server.runs
 
 
-TRIED_AGAIN = [pytest.mark.slow]  # until wandb's time for an upload is up
+TRIED_AGAIN = [pytest.mark.slow]  # until wandb's time limit for an upload ends
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_damaged_history_is_named_and_the_others_are_uploaded(tmp_path, server
     assert list(server.runs) == ["model-id"]
 
 
-@pytest.mark.slow  # wandb gives it 20 seconds.
+@pytest.mark.slow  # wandb waits 20 seconds.
 def test_a_missing_server_is_reported_in_one_line(tmp_path, server, monkeypatch):
     write_training(tmp_path, [10])
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
@@ -124,7 +124,7 @@ def test_a_missing_server_is_reported_in_one_line(tmp_path, server, monkeypatch)
 def test_a_missing_login_is_reported_in_one_line(tmp_path, server, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY")
-    wandb.teardown()  # It reads the environment once.
+    wandb.teardown()  # wandb reads the environment only once.
     finished = call(tmp_path, "wandb", "sync")
     refused(finished, 2, "wandb: ", "API key")
     assert finished.stdout == ""

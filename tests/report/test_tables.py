@@ -1,4 +1,4 @@
-"""The texts of a table, the same in each of its formats."""
+"""The texts of a table, which are the same in each format."""
 
 import csv
 import html
@@ -28,7 +28,7 @@ PRINTED = [
 
 
 def tabulate(folder: Path, table: str = "mine") -> dict[str, str]:
-    """The table in each format."""
+    """Return the table in each format."""
     finished = succeeded(call(folder, "tabulate", "grid_name=mine", f"table={table}"))
     assert finished.stdout.startswith(f"wrote results/tables/mine/{table}.csv, ")
     files = (folder / "results/tables/mine").glob(f"{table}.*")
@@ -47,7 +47,7 @@ def body_of_latex(text: str) -> list[list[str]]:
 
 
 def unescaped(text: str) -> str:
-    """The characters that LaTeX prints."""
+    """Return the characters that LaTeX prints."""
     for character, command in SYMBOLS.items():
         text = text.replace(command, character)
     return text
@@ -81,7 +81,7 @@ def test_all_formats_hold_the_same_entries_and_texts(folder):
 
 
 def test_the_page_marks_entries_by_more_than_color(folder, grid):
-    """Also an entry that more samples or trainings can decide."""
+    """This includes an entry that more samples or trainings can decide."""
     write_result(folder, grid, "vp-sde/em-20", value=2.4, error=1)
     write_result(folder, grid, "high/em-20", value=3.125, error=0.05)
     page = tabulate(folder)["html"]
@@ -168,7 +168,7 @@ def test_results_of_several_numbers_of_samples_share_a_file(folder, grid):
     ],
 )
 def test_a_custom_kind_of_number_has_digits_interval_and_band(folder, monkeypatch, kind, text):
-    """Its digits, its interval and its band follow."""
+    """The number of digits, the interval and the band change accordingly."""
     monkeypatch.setitem(NUMBER_KINDS, "nfe", kind)
     printed = body_of_markdown(tabulate(folder)["md"])[0][4]
     assert printed.startswith(f"{text} (10")
@@ -212,7 +212,7 @@ def test_without_a_table_name_all_tables_are_printed_with_a_summary(folder):
 
 
 def test_latex_knows_every_symbol_of_the_grids(grids, tmp_path):
-    """Only letters that LaTeX's usual fonts have: ASCII, Latin-1 and the dash."""
+    """The texts contain only characters of LaTeX's standard fonts: ASCII, Latin-1 and the dash."""
     for grid in grids.values():
         for name, table in grid.file.tables.items():
             text = table_text(table, read_table(grid, name, tmp_path))
@@ -229,7 +229,7 @@ def test_latex_knows_every_symbol_of_the_grids(grids, tmp_path):
     ],
 )
 def test_errors_are_printed_with_at_least_one_significant_digit(grid, value, error, text):
-    """It is half of the 95 % interval: 2.093 standard errors of twenty blocks."""
+    """± is half of the 95 % interval: 2.093 standard errors of twenty blocks."""
     entry = read_table(grid, "mine")[0][1]
     result = cell_result(grid, entry.cell.name, value=value, error=error)
     assert our_text(replace(entry, by_cell={entry.cell: result})) == text

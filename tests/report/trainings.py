@@ -1,4 +1,4 @@
-"""Run directories as trainings leave them, for uploads to wandb."""
+"""Run directories like those of trainings, for uploads to wandb."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +12,7 @@ from psld.utils.files import write_json
 
 
 def write_training(project: Path, steps: Iterable[int], name: str = "model") -> Path:
-    """Write the run directory of a training that has logged these steps, with a preview at 20."""
+    """Write the run directory of a training with these logged steps, and a preview at step 20."""
     run = project / "runs" / name
     names = {"id": f"{name}-id", "name": name, "group": "mine", "job_type": "train"}
     write_record(run / WANDB, WandbRun(**names, project="psld", entity=None))

@@ -1,4 +1,4 @@
-"""A small cell: its settings, and its first shard sampled in this process."""
+"""A small cell: its settings, and its first shard, which is sampled in this process."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def settings(model, *overrides: str) -> SampleSettings:
 
 
 def sample(model, *overrides: str, loaded: LoadedModel | None = None) -> Shard:
-    """The first shard of the settings' range."""
+    """Return the first shard of the settings' range."""
     given = settings(model, *overrides)
     loaded = loaded or load_model(model, CPU)
     origin = origin_of(given, loaded, None).at(given.first)
@@ -36,7 +36,8 @@ def sample(model, *overrides: str, loaded: LoadedModel | None = None) -> Shard:
 
 
 def check_same_images(one: Shard, other: Shard) -> None:
-    """Equal up to the order of sums in the convolutions: one level, in a pixel of a thousand."""
+    """Assert that images are equal up to rounding in convolutions: at most one pixel of a thousand
+    differs, by one level."""
     difference = np.abs(one.images.astype(int) - other.images.astype(int))
     assert difference.max() <= 1
     assert (difference > 0).mean() <= 1e-3

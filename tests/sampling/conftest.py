@@ -1,4 +1,4 @@
-"""Guides for several tests, made once with little training."""
+"""Hardly trained models that several tests share."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,8 @@ from tests.commands import TINY, call, succeeded
 
 @pytest.fixture(scope="session")
 def conditional_model(digits, starts, once) -> Path:
-    """The folder of a small class-conditional PSLD model, with the starts of its dataset."""
+    """The folder of a small class-conditional PSLD model, with the initial distributions of its
+    dataset."""
 
     def fill(folder: Path) -> None:
         settings = (*TINY, "process=psld", "training.label_dropout=0.2", "training.steps=30")

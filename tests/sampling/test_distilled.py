@@ -1,4 +1,4 @@
-"""A student of a denoiser: its pairs, its training from a cell, its one evaluation, refusals."""
+"""A student of a denoiser: pairs, training from a cell, sampling with one evaluation, refusals."""
 
 import shutil
 from dataclasses import replace
@@ -31,7 +31,8 @@ ONCE = {"sampler": "few", "steps": 1}
 
 @pytest.fixture(scope="module")
 def made(digits, starts, tmp_path_factory) -> Path:
-    """A folder with two small denoisers, one with classes, and a cell of samples of each."""
+    """A folder with two small denoisers, one of them with classes, and a cell of samples of each
+    denoiser."""
     folder = tmp_path_factory.mktemp("teacher")
     shutil.copytree(starts / "starts", folder / "starts")
     (folder / "data").mkdir()
@@ -191,7 +192,7 @@ def test_a_grid_with_a_wrong_cell_is_refused_when_it_is_read(tmp_path, monkeypat
 
 
 def test_a_student_of_two_levels_learns_on_the_line_between_start_and_image(folder, monkeypatch):
-    """This objective is a part of the study studies/one."""
+    """This objective belongs to the study studies/one."""
     objective = "training.objective={kind: studies.one.two:Twice, cell: plain, fall: 4}"
     succeeded(train(folder, "plain", objective))
     monkeypatch.chdir(folder)

@@ -41,7 +41,7 @@ def test_zero_steps_return_draws_from_the_start(conditional_model, tmp_path):
         drawn, expected = images[label::2], law.means[1 + label]
         deviation = (law.basis @ law.covariances[1 + label] @ law.basis.T).diagonal().sqrt()
         assert ((drawn.mean(0) - expected).abs() < 5 * (deviation + 0.1) / 200**0.5).all()
-    # The same noise as with steps: each image resembles its own start.
+    # The noise is the same as with steps, so each image resembles its start.
     later = model.sample(400, steps=2, start_level=0.05, **few).flatten(1)
     assert calls
     assert ((images - later).norm(dim=1) < 0.5 * (images - later.roll(2, 0)).norm(dim=1)).all()
@@ -52,7 +52,7 @@ def test_zero_steps_return_draws_from_the_start(conditional_model, tmp_path):
 
 
 def test_a_class_is_drawn_from_the_start_of_any_model(model, conditional_model):
-    """The law of each class belongs to the dataset, and no network is evaluated."""
+    """The distribution of each class belongs to the dataset, and no network is evaluated."""
     drawn, expected = (
         psld.load(each).sample(8, sampler="few", steps=0, label=3)
         for each in (model, conditional_model)
@@ -64,7 +64,8 @@ def test_a_class_is_drawn_from_the_start_of_any_model(model, conditional_model):
 
 @pytest.mark.slow
 def test_a_process_of_third_order_is_trained_and_sampled(digits, tmp_path):
-    """Its network predicts one of three blocks of ε, and ten evaluations are enough."""
+    """The network of this process predicts one of three blocks of ε, and ten evaluations are
+    enough."""
     longer = ("training.steps=200", "training.batch_size=64", "training.ema_decay=0.95")
     given = (*TINY, *longer, "process=third-order", f"data={digits}", "output=model")
     succeeded(call(tmp_path, "train", *given))

@@ -1,4 +1,4 @@
-"""Denoisers of others: the levels that they are asked for, and where their samples begin."""
+"""External denoisers: the noise levels of their evaluations, and the initial images."""
 
 from typing import ClassVar
 
@@ -14,7 +14,7 @@ SHAPE = (1, 8, 8)
 
 
 class Perfect(nn.Module):
-    """The denoiser of white images of this deviation; it notes what it is asked."""
+    """The denoiser of white noise images with this deviation; it records the noise levels."""
 
     def __init__(self, deviation: float = 0.5) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ def model(low: float, high: float, images=None):
 
 
 def clusters() -> torch.Tensor:
-    """Four pictures, each 40 times with noise, uint8."""
+    """Return four pictures, each 40 times with noise, uint8."""
     random = torch.Generator().manual_seed(0)
     pictures = torch.randint(0, 2, (4, *SHAPE), generator=random).repeat(40, 1, 1, 1)
     return (20 + 160 * pictures + torch.randint(0, 60, pictures.shape, generator=random)).byte()
@@ -104,7 +104,7 @@ def test_the_network_computes_in_the_requested_precision(precision):
 
 
 class Noted(LinearProcess):
-    """A process that notes that its prior was drawn, whatever copies it."""
+    """A process that records draws of its prior, also in copies of the process."""
 
     drawn: ClassVar[list[torch.Size]] = []
 

@@ -30,7 +30,7 @@ def test_samples_are_guided_in_inference_mode(model, guide):
 
 
 def test_samples_are_guided_by_a_guide(model, guide, tmp_path):
-    """Sample i goes to class i mod 10; its image depends on the guidance, not on the batch size."""
+    """Sample i has class i mod 10. Its image depends on the guidance, but not on the batch size."""
     overrides = (*EM, *BY_CLASSIFIER, f"guide={guide}", f"shard_size={SIZE}", "first=1")
     shards = {}
     for name, more in {
@@ -101,7 +101,7 @@ def test_classes_are_requested_by_name_for_each_image(conditional_model, tmp_pat
 
 
 def test_a_number_that_is_the_name_of_another_class_is_refused(conditional_model, tmp_path):
-    """As of folders called 1 to 10, whose names are sorted as texts."""
+    """This happens with folders 1 to 10, whose names are sorted as texts."""
     model = shutil.copytree(conditional_model, tmp_path / "model")
     manifest = json.loads((model / "manifest.json").read_text())
     names = sorted(map(str, range(1, 11)))
@@ -127,7 +127,7 @@ def test_a_number_that_is_the_name_of_another_class_is_refused(conditional_model
 
 
 def test_shards_of_another_guide_are_refused(model, guide, digits, tmp_path):
-    """A guide that was trained again makes other images, although it lies in the same place."""
+    """A guide that was trained again makes different images, although its folder is the same."""
     cell = (*EM, *BY_CLASSIFIER, "guide=guide", f"model={model}", "shard_size=4")
     shutil.copytree(guide, tmp_path / "guide")
     succeeded(call(tmp_path, "sample", *cell, "output=cell"))

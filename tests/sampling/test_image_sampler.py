@@ -1,4 +1,4 @@
-"""How the images of a shard are sampled, with networks whose every call is known."""
+"""The sampling of a shard's images, with networks that record every call."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Inpainting in the commands: sample i fills in image i, behind mask i."""
+"""Inpainting in the commands: sample i fills the hole of mask i in image i."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ CELL = (
 
 @pytest.fixture(scope="module")
 def cell(model, digits, tmp_path_factory):
-    """A folder with all 360 test images inpainted, in four shards; the last one is short."""
+    """A folder with all 360 test images inpainted in four shards; the last shard is smaller."""
     folder = tmp_path_factory.mktemp("inpainted")
     places = (f"model={model}", f"data={digits}", "output=cell")
     succeeded(call(folder, "sample", *CELL, *places, "shards=4"))
@@ -119,7 +119,7 @@ def test_another_size_of_shards_has_the_same_masks_and_known_pixels(cell, model,
 
 
 def image_of_digits(count: int) -> np.ndarray:
-    """Strokes, some of them faint, on a background of zeros; uint8 n×28×28."""
+    """Return strokes, some of them faint, on a background of zeros, uint8 n×28×28."""
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (count, 28, 28), dtype=np.uint8)
     return np.where(random.random(pixels.shape) < 0.5, pixels, 0).astype(np.uint8)
@@ -127,7 +127,7 @@ def image_of_digits(count: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def mnist(tmp_path_factory):
-    """A prepared dataset of the shape of MNIST: six training digits, one to test."""
+    """A prepared dataset with the shape of MNIST: six training digits and one test digit."""
     path = tmp_path_factory.mktemp("mnist") / "mnist.h5"
     images = image_of_digits(7)[:, None]
     write_store(path, (1, 28, 28), {"train": 6, "test": 1}, np.zeros(7, np.int64), 10, [images])
@@ -162,7 +162,8 @@ def test_halves_remove_one_half_of_each_image(size):
 
 
 def test_the_strokes_of_a_digit_are_the_hole(mnist):
-    """Masks are resized like Pillow's nearest filter. Image 6 gets the first digit again."""
+    """Masks are resized like Pillow's nearest filter. Image 6 has the mask of the first digit
+    again."""
     masks = draw_masks(DIGITS, range(7), 128, mnist)
     for index, digit in enumerate(image_of_digits(7)[[0, 1, 2, 3, 4, 5, 0]]):
         resized = Image.fromarray(digit).resize((128, 128), Image.Resampling.NEAREST)

@@ -18,7 +18,7 @@ def loaded(model):
 
 
 def first_noise(loaded, n: int) -> torch.Tensor:
-    """The noise of the first states of a sampler that starts from the prior."""
+    """Return the noise of the first states of a sampler that starts from the prior."""
     _, z, _ = next(loaded.path(n, **EM))
     return mix(torch.linalg.inv(loaded.process.prior_covariance.sqrt()), z)
 

@@ -1,4 +1,4 @@
-"""`psld sample` of a range of shards: what is kept, what is made again, and pictures."""
+"""`psld sample` of a range of shards: kept shards, repeated shards, and pictures."""
 
 import shutil
 
@@ -19,7 +19,7 @@ RANGE = ("sampler=em", "sampler.steps=3", f"shard_size={SIZE}", "output=cell")
 
 @pytest.fixture(scope="module")
 def three(model, tmp_path_factory):
-    """A folder in whose `cell` one process has made three shards."""
+    """A folder with `cell`, in which one process has made three shards."""
     folder = tmp_path_factory.mktemp("three")
     succeeded(call(folder, "sample", *RANGE, f"model={model}", "shards=3"))
     return folder
@@ -116,7 +116,7 @@ def test_a_failed_range_keeps_the_shards_before_the_failure(model, tmp_path, mon
 
 
 def test_pictures_are_written_next_to_the_shards(model, tmp_path):
-    """Each image as a file, also of shards that are there already, or all in one."""
+    """Each image is written as a file, also from existing shards, or all images are in one file."""
     options = (*RANGE, f"model={model}")
     succeeded(call(tmp_path, "sample", *options))
     printed = succeeded(call(tmp_path, "sample", *options, "shards=2", "png=pictures")).stdout
@@ -157,5 +157,5 @@ def test_pictures_are_numbered_by_sample_and_have_a_single_source(model, vp_sde_
         psld.save_images(np.zeros((2, 1, 8, 8), np.uint8), tmp_path / "pictures")
     assert files_below(tmp_path / "pictures") == before
     assert not (tmp_path / "other").exists()
-    for _ in range(2):  # The same images again are no other pictures.
+    for _ in range(2):  # Writing the same images again is not refused.
         psld.save_images(np.zeros((2, 1, 8, 8), np.uint8), tmp_path / "zeros")

@@ -14,7 +14,7 @@ from tests.sampling.cells import CPU, SAMPLERS, SIZE, check_same_images, sample,
 
 
 def test_images_do_not_depend_on_the_batch_size(model):
-    """And the counted evaluations are those of the network."""
+    """The counted evaluations equal the evaluations of the network."""
     whole = sample(model, *SAMPLERS["em"], "batch_size=500")
     assert whole.images.shape == (SIZE, 1, 8, 8)
     assert whole.images.std() > 20
@@ -63,7 +63,7 @@ def test_batch_size_and_device_are_not_in_the_origin(model):
 
 
 def in_process(model, *overrides: str) -> Shard:
-    """The first shard, as the command makes it."""
+    """Return the first shard, as the command makes it."""
     given = settings(model, "device=cpu", *overrides)
     [(shard, _)] = sampling.sample_shards(given, *sampling.load_cell(given))
     return shard
@@ -95,7 +95,7 @@ def test_compilation_changes_no_image_and_no_origin(model, tmp_path, monkeypatch
 
 
 def test_a_cell_is_loaded_with_its_batch_size_and_the_arithmetic_of_networks(model, monkeypatch):
-    """TF32 on GPUs, for the network alone."""
+    """On GPUs, only the network uses TF32."""
     asked, use = [], sampling.use_device
     monkeypatch.setattr(
         sampling, "use_device", lambda *given, **more: asked.append(more) or use(*given, **more)
@@ -106,7 +106,7 @@ def test_a_cell_is_loaded_with_its_batch_size_and_the_arithmetic_of_networks(mod
 
 
 def test_out_of_memory_occurs_once_for_all_shards(model, tmp_path, monkeypatch, capsys):
-    """The images equal those of a sampling that starts with small batches."""
+    """The images equal the images of a run that starts with small batches."""
     load, failed = sampling.load_model, []
 
     def small_device(*arguments):

@@ -1,4 +1,4 @@
-"""`psld sample` with bad input, and faults while it samples."""
+"""`psld sample` with bad input, and faults during sampling."""
 
 import json
 import shutil
@@ -95,14 +95,14 @@ def test_damaged_and_foreign_models_are_named(copied, vp_sde_model, tmp_path):
 
 
 def write_weights(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Replace a model's weights, and let its manifest vouch for them."""
+    """Replace a model's weights and their digest in the manifest."""
     sha256 = save_tensors(folder / "weights.safetensors", "weights", tensors, {})
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(sealed(manifest | {"weights_sha256": sha256}))
 
 
 def test_weights_of_another_network_do_not_load(copied, vp_sde_model, tmp_path):
-    """Also where the manifest vouches for them."""
+    """This also holds if the manifest has the digest of these weights."""
     write_weights(copied, load_file(vp_sde_model / "weights.safetensors"))
     finished = call(tmp_path, "sample", f"model={copied}", "output=cell")
     refused(finished, 2, "weights.safetensors", "does not fit the network of its manifest")

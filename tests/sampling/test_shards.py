@@ -1,4 +1,4 @@
-"""Shards on disk: used only if they are whole and of their own cell."""
+"""Shards on disk are used only if they are complete and belong to the cell."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ HEADER = {"origin": ORIGIN.model_dump(), "nfe": 7, "seconds": 1.5, "device": "CP
 
 
 def shard(index: int = 0, **origin) -> Shard:
-    """Ten images, every pixel of which tells the sample's index."""
+    """Return ten images in which every pixel has the index of the sample."""
     samples = np.arange(10 * index, 10 * index + 10, dtype=np.uint8)
     images = np.broadcast_to(samples[:, None, None, None], (10, 1, 4, 4))
     changed = ORIGIN.model_copy(update={"index": index, **origin})
@@ -67,7 +67,7 @@ def test_the_digest_includes_images_and_origin_but_not_durations():
 
 @pytest.mark.parametrize(("samples", "shards"), [(1, 1), (10, 1), (11, 2)])
 def test_the_first_samples_of_a_cell_are_read(cell, samples, shards):
-    """Only the necessary shards are read, and the last shard is cut."""
+    """Only the necessary shards are read, and the last shard is truncated."""
     assert shards_needed(samples, 10) == shards
     parts = list(read(cell, samples))
     assert len(parts) == shards
@@ -76,7 +76,7 @@ def test_the_first_samples_of_a_cell_are_read(cell, samples, shards):
 
 @pytest.mark.parametrize("origin", [{"weights_sha256": "c" * 64}, {"size": 20}])
 def test_a_shard_of_another_origin_is_named(cell, origin):
-    """Its name alone makes no shard one of the cell."""
+    """The name of a shard is not enough to belong to the cell."""
     path = shard_path(cell, 1)
     shard(1, **origin).save(path)
     (key,) = origin

@@ -1,4 +1,5 @@
-"""Models of tensors: what the network sees, and what samples, inpainting and likelihoods are in."""
+"""Models of tensors: the inputs of the network, and the units of samples, inpainting and
+likelihoods."""
 
 import json
 import math
@@ -20,7 +21,7 @@ MEAN, STD = np.array([3.0, -200.0]), np.array([0.5, 40.0])
 
 @pytest.fixture(scope="module")
 def folder(once):
-    """The same tensors in two units, and a model of each with the same seed."""
+    """A folder with the same tensors in two units, and a model of each with the same seed."""
 
     def fill(place):
         scaled = WAVES * STD[:, None, None] + MEAN[:, None, None]

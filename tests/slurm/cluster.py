@@ -1,4 +1,5 @@
-"""A real Slurm cluster on this machine: a head and some nodes, each a separate machine.
+"""A real Slurm cluster on this machine, with a head and several nodes, each on a separate virtual
+machine of namespaces.
 
 It needs root on Debian; tests/slurm/install.sh installs its dependencies.
 
@@ -31,7 +32,8 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def missing() -> str | None:
-    """One line that says why no cluster can be started here, or None."""
+    """Return the reason why no cluster can be started here, in one line; None if one can be
+    started."""
     if os.geteuid() != 0:
         return "a Slurm cluster needs root"
     if absent := [program for program in PROGRAMS if not shutil.which(program, path=PATH)]:
@@ -63,9 +65,9 @@ class Cluster:
     # The whole.
 
     def start(self) -> None:
-        """Start all machines and wait until every node is idle: some seconds.
+        """Start all machines and wait until every node is idle, which takes some seconds.
 
-        What an earlier cluster in this folder left behind, running or not, is removed first.
+        First remove all remains of an earlier cluster in this folder, running or not.
         """
         self.stop()
         if self.folder.exists():
@@ -88,16 +90,17 @@ class Cluster:
             raise
 
     def stop(self) -> None:
-        """Switch every machine off; no process of the cluster is left."""
+        """Switch off every machine; no process of the cluster remains."""
         for name in machines_of(self.folder):
             self._machine(name).power_off()
 
     def processes(self, name: str) -> list[int]:
-        """Ids of all processes of the machine `name` ("head", "node1", …)."""
+        """Return the IDs of all processes of the machine `name` ("head", "node1", …)."""
         return self._machine(name).processes()
 
     def reset(self) -> None:
-        """Bring back to health what a test has broken, and cancel what it has left in the queue."""
+        """Repair everything that a test has broken, and cancel its jobs that are still in the
+        queue."""
         if not self._machine(HEAD).processes("slurmctld"):
             self.start_controller()
         for name in self.nodes:
@@ -105,7 +108,7 @@ class Cluster:
                 self.start_node(name)
         for name, state in self.node_states().items():
             if state.startswith(("down", "drain")):
-                with suppress(RuntimeError):  # it has come back by itself
+                with suppress(RuntimeError):  # the node has recovered by itself
                     self.run("scontrol", "update", f"NodeName={name}", "State=RESUME")
         self.run("scancel", "--user=root")
         wait_until(lambda: not self.queue(), 180, "the queue is empty")
@@ -118,11 +121,11 @@ class Cluster:
         self._machine(name).power_off()
 
     def kill_slurmd(self, name: str) -> None:
-        """Kill the node's slurmd alone; the jobs on the node run on."""
+        """Kill only the node's slurmd; the jobs on the node continue."""
         self._machine(name).kill("slurmd", signal.SIGKILL)
 
     def start_node(self, name: str) -> None:
-        """Boot the node, or only start its slurmd where that alone is dead; wait until it is up."""
+        """Boot the node, or start only slurmd if the node is up; wait until it answers."""
         self._start_node(name)
         up = ("idle", "mixed", "allocated")
         wait_until(lambda: self.node_states()[name] in up, 180, f"{name} is up")
@@ -139,16 +142,16 @@ class Cluster:
     # The controller.
 
     def stop_controller(self) -> None:
-        """Stop slurmctld; nodes and jobs run on."""
+        """Stop slurmctld; nodes and jobs continue."""
         self._machine(HEAD).kill("slurmctld", signal.SIGTERM)
 
     def start_controller(self) -> None:
-        """Start slurmctld, which knows the jobs it knew before, and wait until it answers."""
+        """Start slurmctld, which still knows its jobs, and wait until it answers."""
         head = self._machine(HEAD)
         head.run("slurmctld")
         wait_until(lambda: succeeds(head, "scontrol", "ping"), 180, "slurmctld answers")
 
-    # Commands and what they say.
+    # Commands and their output.
 
     @property
     def environment(self) -> dict[str, str]:
@@ -160,7 +163,8 @@ class Cluster:
         return call(command, os.environ | self.environment)
 
     def queue(self, *options: str) -> list[dict[str, str]]:
-        """Waiting, running and ending jobs as `squeue` lists them; `options` narrow or widen it.
+        """Return the jobs that `squeue` lists: pending, running and completing jobs, selected by
+        `options`.
 
         Keys: jobid, name, partition, state, nodes, nodelist, reason.
         """
@@ -168,13 +172,14 @@ class Cluster:
         return read_table(self.run("squeue", "--array", f"--format={columns}", *options))
 
     def job(self, job: str | int) -> dict[str, str]:
-        """What `scontrol show job` says: JobState, Restarts, PreemptTime, Reason, BatchHost …"""
+        """Return the output of `scontrol show job`: JobState, Restarts, PreemptTime, Reason,
+        BatchHost, …"""
         return read_fields(self.run("scontrol", "show", "job", "--oneliner", str(job)))
 
     def accounting(self, *options: str) -> list[dict[str, str]]:
-        """Each life of each job as `sacct` knows it: a job requeued once has two rows.
+        """Return the rows of `sacct`; a job that was requeued once has two rows.
 
-        `options` such as "--jobs=7" narrow it. Keys: jobid, jobname, partition, state, exitcode,
+        Options such as "--jobs=7" select jobs. Keys: jobid, jobname, partition, state, exitcode,
         restarts, nodelist, start, end, alloctres, workdir.
         """
         columns = (
@@ -189,14 +194,14 @@ class Cluster:
         environment = {
             "PATH": PATH,
             "LANG": "C.UTF-8",
-            # How slurmdbd finds its database: no port that others could connect to.
+            # The path of the database's socket, because other users could connect to a port.
             "MYSQL_UNIX_PORT": str(self.folder / "run" / "mariadb.sock"),
             **self.environment,
         }
         return Machine(self.folder / name, environment)
 
     def _boot(self, machine: Machine) -> None:
-        # Snakemake's jobs forget SLURM_CONF and look for the configuration at Slurm's own place.
+        # Snakemake's jobs unset SLURM_CONF, and then Slurm reads its default configuration file.
         etc = self.folder / "etc"
         machine.boot({etc: Path("/etc/slurm"), etc / "hosts": Path("/etc/hosts")})
 
@@ -206,7 +211,7 @@ class Cluster:
             node.run("slurmd", "-N", name)
         else:
             self._boot(node)
-            # -b: the controller learns of the reboot and gives up what ran there before.
+            # With -b, the controller is informed of the reboot and gives up the jobs of this node.
             node.run("slurmd", "-b", "-N", name)
 
     def _wait_until_idle(self) -> None:
@@ -214,10 +219,10 @@ class Cluster:
 
 
 def start_munge(head: Machine, folder: Path) -> None:
-    """Start what signs and checks the messages of the cluster in `folder`."""
+    """Start munged, which signs and checks the messages of the cluster in `folder`."""
     head.run(
         "munged",
-        "--force",  # The folder may be in one that only root can enter.
+        "--force",  # The parent of the folder may be accessible only to root.
         f"--key-file={folder}/etc/munge.key",
         f"--socket={folder}/run/munge.sock",
         f"--pid-file={folder}/run/munged.pid",
@@ -227,7 +232,7 @@ def start_munge(head: Machine, folder: Path) -> None:
 
 
 def start_accounting(head: Machine, folder: Path) -> None:
-    """Start slurmdbd on an empty database and make the cluster known to it."""
+    """Start slurmdbd with an empty database, and register the cluster."""
     database = ("--no-defaults", "--user=root", f"--datadir={folder}/database")
     head.run("mariadb-install-db", *database, "--skip-test-db")
     head.start(
@@ -243,7 +248,7 @@ def start_accounting(head: Machine, folder: Path) -> None:
         "--innodb-lock-wait-timeout=900",
         log=folder / "log" / "mariadbd.log",
     )
-    # slurmdbd cannot make the database itself: it dies of "Number of columns in result".
+    # slurmdbd cannot create the database itself: it would fail with "Number of columns in result".
     create = ("mariadb", "--no-defaults", "--execute=create database accounting")
     wait_until(lambda: succeeds(head, *create), 180, "the database answers")
     head.run("slurmdbd")
@@ -252,7 +257,7 @@ def start_accounting(head: Machine, folder: Path) -> None:
 
 
 def succeeds(machine: Machine, *command: str) -> bool:
-    """Whether `command` exits with 0 on `machine`."""
+    """Return True if `command` exits with 0 on `machine`."""
     with suppress(RuntimeError):
         machine.run(*command)
         return True
@@ -260,12 +265,14 @@ def succeeds(machine: Machine, *command: str) -> bool:
 
 
 def read_table(text: str) -> list[dict[str, str]]:
-    """The rows of a table with a header and `|` between columns; names of columns in lower case."""
+    """Return the rows of a table with a header and columns separated by `|`, keyed by lower-case
+    column names."""
     header, *lines = text.splitlines()
     rows = csv.DictReader(lines, fieldnames=header.lower().split("|"), delimiter="|")
     return list(rows)
 
 
 def read_fields(text: str) -> dict[str, str]:
-    """The fields of `scontrol show … --oneliner`; a value with blanks is cut at the first."""
+    """Return the fields of `scontrol show … --oneliner`; a value with blanks is truncated at the
+    first blank."""
     return dict(re.findall(r"(\S+?)=(\S*)", text))

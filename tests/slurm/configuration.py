@@ -1,6 +1,6 @@
 """The configuration files of the cluster, as templates, and the function that writes them.
 
-Waits of minutes on a production cluster have the shortest value here that Slurm accepts.
+All waiting times have the shortest values that Slurm accepts.
 """
 
 import os
@@ -12,7 +12,7 @@ from tests.slurm.system import free_ports
 HEAD = "head"
 CPUS = 4
 MEMORY = 6000
-"""Of a node, in MB."""
+"""The memory of a node, in MB."""
 GPUS = 2
 
 SLURM = """\
@@ -146,7 +146,7 @@ def write_configuration(folder: Path, nodes: list[str]) -> None:
     # Ranks of a job meet at the name of their first node.
     names = " ".join((HEAD, *nodes))
     (etc / "hosts").write_text(f"127.0.0.1 {names}\n{Path('/etc/hosts').read_text()}")
-    # slurmd ignores a GPU that is not a device; another /dev/null will do.
+    # slurmd ignores a GPU that is not a device, so the GPUs are copies of /dev/null.
     for number in range(GPUS):
         os.mknod(folder / "gpu" / str(number), 0o666 | stat.S_IFCHR, os.makedev(1, 3))
 

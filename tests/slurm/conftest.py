@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, Any]:
-    """Show what the launcher and the ranks have said: such a failure may take days to return."""
+    """Print the output of the launcher and the ranks, because such a failure may be rare."""
     report = yield
     training = getattr(item, "funcargs", {}).get("training")
     if report.failed and training and training.log.exists():
@@ -47,7 +47,7 @@ def cluster() -> Iterator[Cluster]:
         lock = FileLock(f"{FOLDER}.lock", timeout=0).acquire()
     except Timeout:
         pytest.fail(f"another run of these tests uses {FOLDER}: wait for it, or set TMPDIR")
-    # Who ends the tests by SIGTERM does not want to keep the cluster either.
+    # SIGTERM ends the tests and also the cluster.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with lock, Cluster(FOLDER) as cluster:
         yield cluster
@@ -55,7 +55,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(autouse=True)
 def _healthy(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Mend after each test what it has done to the cluster."""
+    """Repair the cluster after each test."""
     if "cluster" not in request.fixturenames:
         yield
         return
@@ -66,7 +66,7 @@ def _healthy(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The prepared digits, with their digest beside them."""
+    """The prepared digits, with their digest in the same folder."""
     folder = tmp_path_factory.mktemp("data")
     succeeded(call(folder, "prepare", "dataset=digits", "output=digits.h5"))
     return folder / "digits.h5"
@@ -81,7 +81,7 @@ def training(cluster: Cluster, digits: Path, tmp_path: Path) -> Training:
 def undisturbed(
     cluster: Cluster, digits: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Training:
-    """A training on two nodes that nothing happened to."""
+    """An undisturbed training on two nodes."""
     training = Training(cluster, tmp_path_factory.mktemp("undisturbed"), digits)
     with training.launched() as launcher:
         training.finishes(launcher)

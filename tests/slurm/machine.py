@@ -1,10 +1,10 @@
 """One machine of the cluster: a set of Linux namespaces for all its processes.
 
 A machine has its own process table, host name and mounts, and shares files and network with this
-machine. Its process 1 does nothing. When it is killed, the kernel kills every process of the
-machine, even a forked or detached one, or one that ignores signals. So one signal simulates power
-loss, and no process can outlive its machine. The running machines are read only from the process
-table, which is correct even after a crash.
+machine. Process 1 of the machine does nothing. When it is killed, the kernel kills every process of
+the machine, even a forked or detached one, or one that ignores signals. So one signal simulates
+power loss, and no process can outlive its machine. The running machines are read only from the
+process table, which is correct even after a crash.
 
     machine = Machine(folder / "node1", environment={"PATH": "/usr/sbin:/usr/bin"})
     machine.boot({folder / "hosts": Path("/etc/hosts")})
@@ -22,13 +22,13 @@ from pathlib import Path
 from tests.slurm.system import call, wait_until
 
 MARK = "MACHINE="
-"""Before a machine's path in the arguments of its keeper."""
+"""The argument before the machine's path in the command line of its keeper process."""
 
 
 class Machine:
-    """The machine that is called by the last part of `path`; no two have the same path.
+    """A machine whose name is the last part of `path`; each machine has a different path.
 
-    Commands run on it with exactly the variables of `environment`.
+    Commands run on the machine with exactly the variables of `environment`.
     """
 
     def __init__(self, path: Path, environment: Mapping[str, str]) -> None:
@@ -37,10 +37,10 @@ class Machine:
         self._environment = dict(environment)
 
     def boot(self, mounts: Mapping[Path, Path]) -> None:
-        """Switch the machine on; it sees each key of `mounts` at the place that is the value."""
+        """Switch on the machine, and mount each key of `mounts` at the path that is its value."""
         namespaces = ("unshare", "--pid", "--uts", "--mount", "--fork", "--kill-child")
-        # Ignoring SIGCHLD lets the kernel clear away what the daemons orphan. A shell as process 1
-        # would leave zombies behind, which Slurm takes for running processes.
+        # Ignore SIGCHLD, so that the kernel removes orphaned processes of the daemons. A shell as
+        # process 1 would leave zombies behind, which Slurm takes for running processes.
         process_1 = ("env", "--ignore-signal=CHLD", f"{MARK}{self.path}", "sleep", "infinity")
         keeper = os.posix_spawnp(
             namespaces[0],
@@ -59,11 +59,11 @@ class Machine:
         return str(self.path) in _keepers()
 
     def run(self, *command: str) -> str:
-        """Run `command` on the machine and return its output; a daemon that it leaves runs on."""
+        """Run `command` on the machine and return its output; a daemon that it starts continues."""
         return call((*self._enter(), *command), self._environment)
 
     def start(self, *command: str, log: Path) -> None:
-        """Start a program that does not go to the background by itself; `log` takes its output."""
+        """Start a program in the background, and write its output to `log`."""
         with log.open("w") as stream:
             subprocess.run(
                 (*self._enter(), "setsid", "--fork", *command),
@@ -75,13 +75,14 @@ class Machine:
             )
 
     def processes(self, program: str | None = None) -> list[int]:
-        """Ids, as seen from outside, of all its processes, or of those that run `program`."""
+        """Return the IDs, as seen from outside, of all its processes, or of the processes that run
+        `program`."""
         keeper = _keepers().get(str(self.path))
         found = [] if keeper is None else _processes_in(_inside(keeper))
         return [pid for pid in found if program in (None, read_of(pid, "comm").strip())]
 
     def kill(self, program: str, number: signal.Signals) -> None:
-        """Send signal `number` to the processes that run `program` and wait until they are gone."""
+        """Send signal `number` to the processes that run `program`, and wait for their end."""
         for pid in self.processes(program):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
@@ -93,16 +94,16 @@ class Machine:
         if keeper is None:
             return
         namespace = _inside(keeper)
-        # Not the keeper itself: it clears away what remains of its child.
+        # Do not kill the keeper itself, because it removes the remains of its child.
         for pid in _children(keeper, namespace):
             os.kill(pid, signal.SIGKILL)
-        with suppress(ChildProcessError):  # It is another process's child.
+        with suppress(ChildProcessError):  # The keeper is the child of another process.
             os.waitpid(keeper, 0)
         wait_until(lambda: not self.is_on(), 120, f"{self.name} is switched off")
         wait_until(lambda: not _processes_in(namespace), 120, f"all processes of {self.name} end")
 
     def _enter(self) -> tuple[str, ...]:
-        """What comes before a command that is to run on the machine."""
+        """Return the words that precede a command to run it on the machine."""
         keeper = _keepers().get(str(self.path))
         if keeper is None:
             raise RuntimeError(f"{self.name} is switched off")
@@ -116,14 +117,14 @@ class Machine:
 
 
 def machines_of(folder: Path) -> list[str]:
-    """The names of the machines with a path in `folder` that are on."""
+    """Return the names of the running machines with a path in `folder`."""
     return [Path(path).name for path in _keepers() if Path(path).parent == folder]
 
 
 def _keepers() -> dict[str, int]:
-    """The keeper of each machine that is on, by the machine's path.
+    """Return the keeper of each running machine, keyed by the machine's path.
 
-    It is the process outside whose only child is process 1, and whose death is its death.
+    The keeper is a process outside of the machine. Its only child is process 1, which dies with it.
     """
     found = {}
     for pid in _processes_in(_HERE):
@@ -140,18 +141,18 @@ def _processes_in(namespace: str) -> list[int]:
 
 
 def _children(keeper: int, namespace: str) -> list[int]:
-    """Process 1 of the machine, as seen from outside; nothing when it has just ended."""
+    """Return the outside ID of process 1 of the machine; empty if it has just ended."""
     parent = f"PPid:\t{keeper}"
     return [p for p in _processes_in(namespace) if parent in read_of(p, "status").splitlines()]
 
 
 def _inside(keeper: int) -> str:
-    """The process table of the machine; empty until it exists."""
+    """Return the process table of the machine; empty until it exists."""
     return link_of(keeper, "ns/pid_for_children")
 
 
 def link_of(pid: int | str, name: str) -> str:
-    """Where a link in /proc/PID points to; empty for a process that has ended."""
+    """Return the target of a link in /proc/PID; empty if the process has ended."""
     try:
         return str(Path(f"/proc/{pid}/{name}").readlink())
     except OSError:
@@ -159,7 +160,7 @@ def link_of(pid: int | str, name: str) -> str:
 
 
 def read_of(pid: int, name: str) -> str:
-    """A file in /proc/PID; empty for a process that has ended."""
+    """Return a file in /proc/PID; empty if the process has ended."""
     try:
         return Path(f"/proc/{pid}/{name}").read_text(errors="replace")
     except OSError:

@@ -12,11 +12,11 @@ from tests.slurm.system import process_group, wait_until
 from tests.workflow.project import Project
 
 LAB = {"slurm_partition": "normal", "mem_mb": 1500, "cpus_per_task": 1, "runtime": 10}
-"""What a site changes in profiles/slurm: here the nodes are small and have one partition."""
+"""The changes of a site in profiles/slurm: small nodes and one partition."""
 
 
 def lab_profile(profile: dict) -> dict:
-    """profiles/slurm of a site whose name is test: trainings take two nodes with two GPUs each."""
+    """profiles/slurm of a site `test`, whose trainings use two nodes with two GPUs each."""
     rules = {
         rule: {**asked, **LAB, "gres": "gpu:1"} for rule, asked in profile["set-resources"].items()
     }
@@ -51,7 +51,7 @@ class ClusterProject(Project):
 
     @contextlib.contextmanager
     def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        """Snakemake, its output in snakemake.log; killed at the end."""
+        """Start Snakemake with its output in snakemake.log, and kill it at the end."""
         command = self.command(*arguments)
         with process_group(command, self.folder, self.environment, self.log) as process:
             yield process
@@ -60,7 +60,7 @@ class ClusterProject(Project):
         wait_until(condition, seconds, what, self.log)
 
     def jobs(self) -> list[dict[str, str]]:
-        """What accounting knows of the jobs that were submitted from this folder."""
+        """Return the accounting records of the jobs that were submitted from this folder."""
         return [job for job in self.cluster.accounting() if job["workdir"] == str(self.folder)]
 
     def running(self) -> list[dict[str, str]]:

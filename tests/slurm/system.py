@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 PORTS = range(12000, 20000)
-"""Below the kernel's own choices for outgoing connections, and those where the ranks of a job meet:
-a port freed by a killed node must not be taken before the node comes back."""
+"""Ports below the ports of outgoing connections and of ranks. Otherwise the port of a killed node
+might be in use when the node comes back."""
 
 
 def call(command: Sequence[str | Path], environment: dict[str, str], seconds: float = 180) -> str:
     """Run `command` with exactly `environment` and return its standard output.
 
-    Raises RuntimeError with the command and what it wrote when it fails, TimeoutExpired when it
-    takes longer than `seconds`.
+    Raises RuntimeError with the command and its output if the command fails, and TimeoutExpired if
+    the command takes longer than `seconds`.
     """
     result = subprocess.run(
         command,
@@ -47,11 +47,11 @@ def wait_until(
         if time.monotonic() > deadline:
             said = log.read_text() if log else ""
             raise TimeoutError(f"{what}: not within {seconds:g} s\n{said}")
-        time.sleep(0.3)  # Many conditions ask Slurm, which costs a process.
+        time.sleep(0.3)  # Many conditions query Slurm, which starts a process.
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` TCP ports of the loopback interface on which nobody listens."""
+    """Return `count` free TCP ports of the loopback interface."""
     found: list[int] = []
     for port in random.sample(PORTS, len(PORTS)):
         with socket.socket() as candidate:
@@ -69,7 +69,8 @@ def free_ports(count: int) -> list[int]:
 def process_group(
     command: list[str], folder: Path, environment: dict[str, str], log: Path
 ) -> Iterator[subprocess.Popen[str]]:
-    """The command in a process group of its own, which is killed at the end; `log` is added to."""
+    """Start a command in a separate process group, which is killed at the end; append its output to
+    `log`."""
     with log.open("a") as stream:
         process = subprocess.Popen(
             command,

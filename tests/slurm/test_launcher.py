@@ -1,4 +1,4 @@
-"""A launcher that is killed or started twice; and its failure messages."""
+"""A launcher that is killed or started twice, and the messages of failures."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ HELD = "slurm_additional_parameters=hold"
 
 
 def test_killed_while_the_job_waits_and_again_while_it_runs(training):
-    """The second launcher waits for the first; each comes back to the one job."""
+    """The second launcher waits for the first launcher; both return to the same job."""
     with training.launched(HELD) as first:
         training.says("is pending")
         with training.launched(HELD) as second:
@@ -50,7 +50,7 @@ def test_a_broken_rank_ends_the_job_with_its_traceback_in_the_log(training):
     (training.folder / "sitecustomize.py").write_text(
         "import signal\n"
         "def fail(*_):\n"
-        "    signal.alarm(10)\n"  # again: torch swallows what its imports raise
+        "    signal.alarm(10)\n"  # again: torch's imports catch exceptions
         "    raise ArithmeticError('a rank is broken')\n"
         "signal.signal(signal.SIGALRM, fail)\n"
     )

@@ -13,7 +13,8 @@ from tests.slurm.training import EVERY, RECIPE, STEPS, Training
 
 
 def check_same_weights(training: Training, undisturbed: Training) -> None:
-    """Bit for bit: dropout is on, and the number of ranks is the same."""
+    """Assert that the weights are bit-identical. Dropout is on, and the number of ranks is the
+    same."""
     expected, found = undisturbed.weights(), training.weights()
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -21,7 +22,8 @@ def check_same_weights(training: Training, undisturbed: Training) -> None:
 
 
 def check_one_job(training: Training, end: str | None, lives: int) -> None:
-    """One job, with that many earlier lives or more, which ended so; the last one ended well."""
+    """Assert that there was one job that was requeued at least `lives` times, each time with the
+    state `end`, and then completed."""
     assert len(training.jobs()) == 1
     states = [life["state"].split()[0] for life in training.ended_lives()]
     assert states[-1] == "COMPLETED"
@@ -39,10 +41,11 @@ def test_undisturbed(undisturbed):
     ("partition", "signal"), [("low", "USR2"), ("low", "TERM"), ("low-now", "USR2")]
 )
 def test_preemption(training, undisturbed, partition, signal):
-    """By a job of a higher partition on all nodes, with ten seconds of grace and without.
+    """A job in a partition of higher priority preempts the training, with and without ten seconds
+    of grace.
 
-    Where Slurm sends no warning (PreemptParameters), it terminates every process of the job; ranks
-    that heed SIGTERM have KillWait to save.
+    If Slurm sends no warning (PreemptParameters), it sends SIGTERM to every process of the job;
+    ranks that handle SIGTERM can save during KillWait.
     """
     where = (f"slurm_partition={partition}", f"slurm_additional_parameters=signal={signal}@60")
     with training.launched(*where) as launcher:
@@ -98,7 +101,7 @@ PARTS = ("network=own:Same", "training.schedule=own:Flat", "logger=own:Steps")
 
 
 def test_requeue_by_an_administrator_with_parts_of_ones_own(training, undisturbed):
-    """Their network is the one of the others; each step is logged once."""
+    """The network equals the network of the other trainings, and each step is logged once."""
     (training.folder / "own.py").write_text(OWN)
     recipe = (*(word for word in RECIPE if not word.startswith("network.")), *PARTS)
     with training.launched(recipe=recipe) as launcher:
@@ -117,7 +120,7 @@ def test_requeue_by_an_administrator_with_parts_of_ones_own(training, undisturbe
 
 
 def test_a_killed_rank(training, undisturbed):
-    """It takes the others along in a minute; another job goes on from the last checkpoint."""
+    """All other ranks end within a minute, and a new job resumes from the last checkpoint."""
     with training.launched() as launcher:
         training.reaches(EVERY)
         node = training.nodes()[1]
@@ -131,7 +134,7 @@ def test_a_killed_rank(training, undisturbed):
 
 
 def test_a_killed_slurmd(training, undisturbed):
-    """The ranks run on without it."""
+    """The ranks continue without slurmd."""
     with training.launched() as launcher:
         training.reaches(EVERY)
         node = training.nodes()[1]

@@ -16,7 +16,7 @@ FOUR_RANKS = ("nodes=2", "tasks_per_node=2")
 
 @pytest.fixture
 def trainings(cluster: Cluster, digits: Path, tmp_path: Path) -> dict[str, Training]:
-    """Three of the same model, each in a folder of its own."""
+    """Three trainings of the same model, each in a separate folder."""
     folders = {name: tmp_path / name for name in ("here", "cluster", "changing")}
     for folder in folders.values():
         folder.mkdir()
@@ -24,8 +24,8 @@ def trainings(cluster: Cluster, digits: Path, tmp_path: Path) -> dict[str, Train
 
 
 def test_the_weights_do_not_depend_on_the_ranks(trainings):
-    """One rank without Slurm; 2 nodes with 2 ranks; 2 × 2 that is requeued and then canceled, then
-    one rank."""
+    """One training uses one rank without Slurm, one uses 2 nodes with 2 ranks each. The third
+    training begins on 2 × 2 ranks, is requeued, then canceled, and ends on one rank."""
     here, cluster, changing = trainings.values()
     with here.launched(*ONE_RANK, "where=here", recipe=WITHOUT_DROPOUT) as process:
         here.finishes(process)

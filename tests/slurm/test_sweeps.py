@@ -1,4 +1,4 @@
-"""A sweep by hand as Slurm jobs: one is warned and continues; a second call trains nothing."""
+"""A sweep as Slurm jobs: one job is warned and continues; a second call trains nothing."""
 
 import subprocess
 from pathlib import Path
@@ -15,14 +15,14 @@ DISTURBED, NAME = "training.seed=2", "psld-seed-2"
 
 
 class Sweep(Training):
-    """Two trainings on one rank each, the jobs of one array."""
+    """Two trainings on one rank each, as jobs of one array."""
 
     def command(self, *where: str, recipe: tuple[str, ...] = RECIPE) -> list[str]:
         launcher = ("--multirun", "hydra/launcher=submitit_slurm", *SEEDS)
         return command("train", *launcher, *where, *recipe, f"data={self.data}")
 
     def begun_by_name(self) -> dict[str, list[int]]:
-        """The steps at which each training's lives began."""
+        """Return the steps at which each training started or resumed."""
         files = sorted(self.folder.glob("runs/psld-*/lives.json"))
         return {
             file.parent.name.rpartition("-")[0]: [
@@ -32,7 +32,7 @@ class Sweep(Training):
         }
 
     def output(self) -> str:
-        """What the jobs of all sweeps have printed."""
+        """Return the output of the jobs of all sweeps."""
         files = sorted(self.folder.glob("runs/sweeps/*/*/*_log.out"))
         return "".join(file.read_text() for file in files)
 
@@ -42,14 +42,14 @@ def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
 
 
 def train_undisturbed(sweep: Sweep, folder: Path) -> None:
-    """The training that is disturbed in the sweep, on this machine."""
+    """The same training as the disturbed training of the sweep, but on this machine."""
     train = command("train", *RECIPE, f"data={sweep.data}", DISTURBED)
     environment = {**sweep.environment, "OMP_NUM_THREADS": "1"}
     subprocess.run([*train, f"name={NAME}"], cwd=folder, env=environment, check=True)
 
 
 def test_a_job_that_is_warned_goes_on(cluster, digits, tmp_path):
-    """It is the last of its array, whose number is also that of the array."""
+    """The disturbed job is the last job of its array, and has the number of the array."""
     sweep = Sweep(cluster, tmp_path / "sweep", digits)
     sweep.folder.mkdir()
     with sweep.launched() as launcher:

@@ -14,7 +14,7 @@ from tests.workflow.project import GRID, WHOLE_GRID, Project
 
 @pytest.fixture(scope="session")
 def made_on_cluster(cluster: Cluster, tmp_path_factory) -> ClusterProject:
-    """The project after one real run of its grid, trainings on 2 nodes × 2 ranks."""
+    """The project after one real run of its grid, with trainings on 2 nodes × 2 ranks."""
     folder = tmp_path_factory.mktemp("cluster") / "project"
     Project.create(folder)
     project = ClusterProject(folder, cluster)
@@ -24,7 +24,7 @@ def made_on_cluster(cluster: Cluster, tmp_path_factory) -> ClusterProject:
 
 @pytest.fixture
 def project(made_on_cluster, cluster, tmp_path) -> ClusterProject:
-    """A copy, to be changed at will."""
+    """A copy that a test may change."""
     folder = tmp_path / "project"
     made_on_cluster.copy(folder)
     return ClusterProject(folder, cluster)
@@ -75,7 +75,7 @@ def test_a_killed_sampling_job_costs_the_shard_under_way(project):
 
 
 def slow_training(project: ClusterProject) -> str:
-    """Change one model so that it is trained again, for some ten seconds; its manifest."""
+    """Change one model, so that it trains again for about ten seconds; return its manifest."""
     steps = "training.steps=300, training.checkpoint_every=50"
     project.edit(GRID, "[process=psld]", f"[process=psld, {steps}]")
     return "models/tiny/psld/manifest.json"
@@ -93,7 +93,7 @@ def test_snakemake_killed_and_started_again_waits_for_the_same_job(project):
 
 @pytest.mark.parametrize("whole_group", [True, False])
 def test_ctrl_c(project, whole_group):
-    """As a terminal sends it, to every process; and to Snakemake alone."""
+    """The signal goes to every process, as from a terminal, or to Snakemake alone."""
     target = slow_training(project)
     shutil.rmtree(project.folder / "samples/tiny/vp-sde")
     records = [f"samples/tiny/vp-sde/em-3/{name}.json" for name in ("00000-00001", "00002-00003")]

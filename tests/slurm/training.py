@@ -21,11 +21,12 @@ from tests.slurm.system import process_group, wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RANKS = ("nodes=2", "tasks_per_node=1", "mem_mb=1500", "runtime=30", "warning_seconds=60")
-"""Where the trainings run if a test does not say otherwise; each rank has seconds of imports."""
+"""The default resources of trainings. Each rank takes seconds for imports."""
 
 STEPS = 300
 EVERY = 29
-"""Steps between checkpoints: ranks that are warned agree on a multiple of ten, which shows."""
+"""The number of steps between checkpoints. Warned ranks agree on a multiple of ten, which the tests
+detect."""
 
 RECIPE = (
     *TINY,
@@ -34,11 +35,11 @@ RECIPE = (
     f"training.checkpoint_every={EVERY}",
     "training.log_every=50",
 )
-"""A training of some ten seconds, with everything that is random in it."""
+"""A training of about ten seconds, with all random operations."""
 
 
 class Training:
-    """One training in a folder of its own."""
+    """One training in a separate folder."""
 
     def __init__(self, cluster: Cluster, folder: Path, data: Path) -> None:
         self.cluster = cluster
@@ -51,14 +52,15 @@ class Training:
 
     @contextlib.contextmanager
     def launched(self, *where: str, **options) -> Iterator[subprocess.Popen[str]]:
-        """A launcher that waits for the training, its output in launcher.log; killed at the end."""
+        """Start a launcher with its output in launcher.log, and kill it at the end."""
         launch = self.command(*where, **options)
         with process_group(launch, self.folder, self.environment, self.log) as process:
             yield process
 
     @property
     def environment(self) -> dict[str, str]:
-        """The folder comes first, for a sitecustomize.py that a test puts there."""
+        """The environment of a launcher. The folder is first on Python's path, for a
+        sitecustomize.py of a test."""
         path = os.pathsep.join((str(self.folder), str(REPOSITORY)))
         return {**os.environ, **self.cluster.environment, "PYTHONPATH": path}
 
@@ -67,17 +69,17 @@ class Training:
         return self.folder / "launcher.log"
 
     def says(self, text: str) -> None:
-        """Wait until a launcher has said so."""
+        """Wait until a launcher has printed this text."""
         self.wait(lambda: text in self.log.read_text(), text)
 
     def finishes(self, process: subprocess.Popen[str], code: int = 0) -> str:
-        """Wait for the launcher's end; its exit code must be `code`. What it printed."""
+        """Wait for the launcher's end, assert its exit code, and return its output."""
         process.wait(timeout=600)
         assert process.returncode == code, self.log.read_text()
         return self.log.read_text()
 
     def jobs(self) -> list[str]:
-        """Ids of all jobs that were submitted, oldest first."""
+        """Return the IDs of all submitted jobs, oldest first."""
         return re.findall(r"submitted job (\d+)", self.log.read_text())
 
     @property
@@ -86,17 +88,17 @@ class Training:
         return self.jobs()[-1]
 
     def lives(self) -> list[dict[str, str]]:
-        """What accounting knows of all lives of all jobs of the training."""
+        """Return the accounting records of all runs of all jobs of the training."""
         return self.cluster.accounting(f"--jobs={','.join(self.jobs())}")
 
     def ended_lives(self) -> list[dict[str, str]]:
-        """The same, once it knows that all have ended."""
+        """Return the same records after all runs have ended."""
         going_on = {"PENDING", "RUNNING", "COMPLETING", "REQUEUED"}
         self.wait(lambda: self.lives()[-1]["state"] not in going_on, "end in accounting")
         return self.lives()
 
     def begun(self) -> list[int]:
-        """The steps at which the training's lives began."""
+        """Return the steps at which the training started or resumed."""
         jobs = [read_json(file).values() for file in self.folder.glob("runs/*/lives.json")]
         return [step for job in itertools.chain(*jobs) for step in job]
 
@@ -107,7 +109,7 @@ class Training:
         return file.parent
 
     def step(self) -> int:
-        """The step of the newest checkpoint."""
+        """Return the step of the newest checkpoint."""
         files = self.folder.glob("runs/*/checkpoints/checkpoint-*.pt")
         return max((int(file.stem.split("-")[1]) for file in files), default=0)
 
@@ -115,7 +117,7 @@ class Training:
         self.wait(lambda: self.step() >= step, f"step {step}")
 
     def fails_within_a_minute(self) -> None:
-        """Wait for the end of the job in Slurm; its launcher may look some seconds later."""
+        """Wait for the end of the job in Slurm; its launcher may notice it some seconds later."""
         job = self.job
         self.wait(lambda: self.cluster.job(job)["JobState"] == "FAILED", "failure", seconds=60)
 
@@ -126,14 +128,15 @@ class Training:
         wait_until(condition, seconds, what, self.log)
 
     def nodes(self) -> list[str]:
-        """The nodes that the job runs on."""
+        """Return the nodes on which the job runs."""
         return self.cluster.host_names(self.cluster.job(self.job)["NodeList"])
 
     def ends_within_its_warning_time(self) -> None:
-        """Bring the job's time limit so near that Slurm warns it when it next looks at the clock.
+        """Shorten the job's time limit so that Slurm warns the job at its next check of time
+        limits.
 
-        That is every 30 seconds, in which a training this short would be over: its ranks are frozen
-        until then. Slurm lets them go on (SIGCONT) before it warns them.
+        Slurm checks every 30 seconds. A short training would have ended by then, so its ranks are
+        frozen. Slurm resumes them (SIGCONT) before the warning.
         """
         end = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 50))
         for rank in [rank for node in self.nodes() for rank in self.ranks_on(node)]:
@@ -144,7 +147,7 @@ class Training:
         return load_file(self.folder / "model" / "weights.safetensors")
 
     def ranks_on(self, node: str) -> list[int]:
-        """Ids of the processes of the training's ranks there."""
+        """Return the IDs of the processes of the training's ranks on a node."""
         commands = {pid: read_of(pid, "cmdline") for pid in self.cluster.processes(node)}
         rank = ["-m", "submitit.core._submit"]
         return [pid for pid, words in commands.items() if words.split("\0")[2:4] == rank]

@@ -114,7 +114,8 @@ def test_a_batch_that_the_ranks_cannot_share_is_refused():
 
 
 def test_noise_is_standard_normal_and_independent_per_block():
-    """With DSM, the initial auxiliary noise is, too. Times lie between `time_eps` and 1."""
+    """With DSM, the initial auxiliary noise is standard normal, too. Times lie between `time_eps`
+    and 1."""
     settings = recipe(batch_size=1000, time_eps=0.25)
     batch = batches_of(DSM, settings, images=random_images(channels=2)).draw(0)
     assert batch.x0.shape == (1000, 2, 8, 8)

@@ -44,7 +44,7 @@ def card_of(hub: Hub) -> str:
 def test_a_pushed_model_is_loaded_and_sampled_like_the_local_one(
     hub, folder, vp_sde_model, monkeypatch
 ):
-    monkeypatch.chdir(folder)  # The checkout may have the dataset.
+    monkeypatch.chdir(folder)  # Change the folder, because the checkout may have the dataset.
     local = psld.load(folder / "models/mine/psld")
     address = push(folder)
     assert "license: unknown" in card_of(hub), "none is made up"

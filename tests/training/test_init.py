@@ -1,4 +1,4 @@
-"""Trainings by hand that start from the weights of a model."""
+"""Trainings on the command line that start from the weights of a model."""
 
 import shutil
 import time
@@ -31,7 +31,7 @@ def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
 def made(digits, tmp_path_factory) -> Path:
     """A folder with the model by-hand/base, of one process, and a denoiser.
 
-    They are of another seed, because their few steps change the first weights little.
+    They have a different seed, because the few training steps hardly change the initial weights.
     """
     folder = tmp_path_factory.mktemp("sources")
     for words in (("name=base",), ("name=denoiser", "training.objective=denoiser")):
@@ -45,8 +45,8 @@ def folder(made, tmp_path) -> Path:
 
 
 def test_the_network_and_the_average_start_from_the_weights_of_the_source(folder, digits):
-    """With a decay near one the average stays there. The place of the source decides nothing, but
-    a source that was trained again makes its descendant again."""
+    """If the decay is near one, the average stays at the initial weights. The path of the source
+    does not matter, but if the source was trained again, its descendant is trained again."""
     slow = ("training.ema_decay=0.999999", "name=tuned")
     succeeded(train(folder, digits, *slow, "init.model=by-hand/base"))
     base, tuned = weights(folder, "base"), weights(folder, "tuned")

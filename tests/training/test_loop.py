@@ -72,7 +72,7 @@ class TwoRanks(Ranks):
         return number
 
     def share(self, tensors):
-        """The other has the same."""
+        """The other rank has the same numbers."""
 
 
 # --- one step -----------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ def test_a_training_compiles_its_network_if_it_is_asked_to(tmp_path, monkeypatch
 
 
 class Graphed(nn.Module):
-    """A network whose gradients are overwritten by its next run, as those of a CUDA graph."""
+    """A network whose gradients are overwritten by its next run, as with a CUDA graph."""
 
     def __init__(self, network, runs):
         super().__init__()
@@ -235,7 +235,7 @@ def parameters_of(network) -> torch.Tensor:
 
 
 def test_other_ranks_wait_while_rank_0_previews_and_saves(tmp_path):
-    """They wait before the next step, whose exchange has a time limit."""
+    """The other ranks wait before the next step, because exchanges in a step have a time limit."""
     events: list[str] = []
 
     class Watched(Ranks):
@@ -319,7 +319,8 @@ def test_previews_and_checkpoints_are_in_the_time_but_not_in_the_speed(tmp_path,
 def test_the_history_is_live_in_a_hundredth_of_the_time_and_checkpoints_are_progress(
     tmp_path, monkeypatch
 ):
-    """It is written, then shown. A write takes nothing here, but that of step 3 half a second."""
+    """The history is written before it is shown. The write at step 3 takes half a second, and other
+    writes take no time."""
     clock, shown = Clock(monkeypatch), []
 
     def live(_) -> None:
@@ -351,7 +352,8 @@ class StopAt(StopRequest):
 
 
 def test_a_stopped_training_resumes_bit_exactly(tmp_path):
-    """In bf16 and with dropout. The runs end at steps that are no multiples of other intervals."""
+    """This is tested in bf16 and with dropout. The runs end at steps that are no multiples of other
+    intervals."""
     settings = recipe(steps=8, checkpoint_every=5, log_every=4, precision="bf16", micro_batch=6)
     whole, *_ = run(tmp_path / "whole", settings)
     for life, stopped_at in ((3, 3), (4, 7)):
@@ -379,7 +381,7 @@ def test_dropout_is_on_and_differs_by_step_rank_and_seed(tmp_path):
         batch = batches.draw(0)
         batches.draw = lambda step: batch
         state, ranks = tiny_state(PROCESS, settings, dropout), replace(ONE_RANK, rank=rank)
-        state.network.eval()  # as one that has been looked at
+        state.network.eval()  # as after an evaluation by a user
         run(tmp_path / str(next(folders)), settings, state=state, batches=batches, ranks=ranks)
         return [entry["loss"] for entry in state.history]
 

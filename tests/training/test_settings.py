@@ -128,7 +128,7 @@ def run_with(word: str) -> str:
     for name in groups:
         group = group[name]
     group[last] = yaml.safe_load(value)
-    if last == "average":  # in place of the one that `ema_decay` stands for
+    if last == "average":  # replaces the average of `ema_decay`
         del group["ema_decay"]
     return parse(TrainSettings, content, "test").run_name("0")
 

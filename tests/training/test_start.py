@@ -1,4 +1,5 @@
-"""The file of a start: privacy of single images, the inputs that determine it, its place."""
+"""The file of an initial distribution: privacy of single images, the inputs that determine the
+file, and its path."""
 
 import json
 import shutil
@@ -119,7 +120,8 @@ def test_the_moments_match_the_images_of_a_training(flip):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """A folder with a small dataset, x, a model of it, and its starts without and with classes."""
+    """A folder with a small dataset, x, a model, and initial distributions with and without
+    classes."""
     folder = tmp_path_factory.mktemp("made")
     words = prepared(folder, "x", pictures(200), [100, 100])
     train = ("process=psld", "training.steps=1", "output=model", *words[1:], "data=data/x.h5")
@@ -131,14 +133,14 @@ def made(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def project(made, tmp_path, monkeypatch) -> Path:
-    """A folder with the dataset and the model, but no start."""
+    """A folder with the dataset and the model, but without an initial distribution."""
     shutil.copytree(made, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("starts"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def test_a_start_is_fitted_once_for_all_models(project, made):
-    """A start fitted to other images is ignored."""
+    """An initial distribution that was fitted to other images is ignored."""
     stored = load_tensors(made / START, "start", "")
     other = stored.origin | {"dataset": "0" * 64}
     save_tensors(START, "start", stored.arrays, other)

@@ -1,4 +1,4 @@
-"""TF32's two kinds of switches, in whatever order a process uses them; the origin of a result."""
+"""The old and new switches for TF32, in any order of use, and the provenance of a result."""
 
 import re
 import subprocess

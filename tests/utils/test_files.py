@@ -145,7 +145,7 @@ def test_damaged_and_missing_json_is_named(tmp_path, content):
 
 def test_digests_depend_on_values_but_not_on_the_order_of_keys(tmp_path):
     (tmp_path / "empty").write_bytes(b"")
-    # SHA-256 of nothing, as everywhere.
+    # The SHA-256 of an empty input.
     assert sha256_of_file(tmp_path / "empty").startswith("e3b0c44298fc1c149afbf4c8996fb924")
     assert digest_of({"a": 1, "b": [2]}) == digest_of({"b": [2], "a": 1})
     assert digest_of({"a": 1}) != digest_of({"a": 2})
@@ -171,7 +171,7 @@ def test_json_of_another_kind_is_named_with_its_place(tmp_path):
     write_json(tmp_path / "x.json", {"steps": ["1"]})
     assert read_json(tmp_path / "x.json", dict[str, list[str]]) == {"steps": ["1"]}
     complaint = r"x\.json: steps\.0: .*integer; delete the file and make it again"
-    with pytest.raises(UserError, match=complaint):  # also a text that looks like a number
+    with pytest.raises(UserError, match=complaint):  # includes a text that looks like a number
         read_json(tmp_path / "x.json", dict[str, list[int]])
     with pytest.raises(UserError, match=r"x\.json: not a folder; the one that has y\.json is"):
         read_json(tmp_path / "x.json" / "y.json")
@@ -213,7 +213,7 @@ def test_an_output_in_an_unwritable_folder_is_refused_early(tmp_path, monkeypatc
 def test_a_job_waits_a_minute_for_the_file_of_another_node(
     monkeypatch, capsys, in_slurm, is_typed, late, tries
 ):
-    """And nobody waits who types commands in a job."""
+    """Commands that a user types in an interactive job do not wait."""
     now, done = [0], []
     monkeypatch.setenv("SLURM_JOB_ID", "7") if in_slurm else monkeypatch.delenv(
         "SLURM_JOB_ID", raising=False

@@ -1,4 +1,4 @@
-"""The GPUs of a machine, shared out among processes by locks."""
+"""Locks distribute the GPUs of a machine among processes."""
 
 import contextlib
 import fcntl
@@ -28,7 +28,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 @contextlib.contextmanager
 def used(folder: Path, *uuids: str) -> Iterator[None]:
-    """Other jobs, each of which has one of these GPUs until the end."""
+    """Other jobs, each of which holds one of these GPUs until the end."""
     with contextlib.ExitStack() as stack:
         for uuid in uuids:
             folder.mkdir(mode=0o700, exist_ok=True)
@@ -38,7 +38,8 @@ def used(folder: Path, *uuids: str) -> Iterator[None]:
 
 
 def test_each_job_has_a_gpu_of_its_own_and_waits_for_a_free_one(folder, monkeypatch, capsys):
-    """It holds none meanwhile: two that need several could wait for each other."""
+    """A waiting job holds no GPU; otherwise two jobs that need several GPUs could wait for each
+    other."""
     for taken, free in ((), 0), (("a",), 1), (("a", "b"), 2):
         with used(folder, *taken):
             assert take_gpus(["a", "b", "c"]) == [free]
@@ -60,7 +61,7 @@ def test_each_job_has_a_gpu_of_its_own_and_waits_for_a_free_one(folder, monkeypa
 
 
 def test_a_process_keeps_its_gpu():
-    """Each model of a sweep is trained on the same."""
+    """Each model of a sweep is trained on the same GPU."""
     assert take_gpus(["a", "b"]) == take_gpus(["a", "b"]) == [0]
     assert take_gpus(["b", "a"]) == [1], "and no second one"
     assert take_gpus(["b", "a"], 2) == [0, 1], "in the order of the machine"

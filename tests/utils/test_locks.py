@@ -26,7 +26,7 @@ def test_a_free_lock_is_taken_without_a_message_also_after_an_error(lock, capsys
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO])
 def test_a_file_system_without_locks_is_named(lock, number, monkeypatch):
-    """Another failure keeps its own words."""
+    """Other failures keep their messages."""
 
     def flock(*_):
         raise OSError(number, os.strerror(number))
@@ -41,7 +41,7 @@ def test_a_file_system_without_locks_is_named(lock, number, monkeypatch):
 
 
 def test_a_process_waits_until_the_holder_releases_the_lock(lock, capsys):
-    """Kernel locks do not ask which process has opened the file, and end with it."""
+    """Kernel locks belong to an open file, not to a process, and end when the file is closed."""
     taken = threading.Event()
 
     def take():

@@ -1,4 +1,4 @@
-"""The noise of a shard: fixed bytes, independent draws, and its threads, which end with it."""
+"""The noise of a shard: fixed bytes, independent draws, and threads that end with the noise."""
 
 import hashlib
 import threading
@@ -106,7 +106,7 @@ def test_threads_draw_the_same_bytes_ahead_but_none_after_the_last_draw(monkeypa
     def noted(self, index):
         drawn.append(index)
         if 0 < index <= started.parties:
-            started.wait(60)  # until so many draw at once
+            started.wait(60)  # until this number of threads draw at the same time
         return draw(self, index)
 
     expected = draws(6)

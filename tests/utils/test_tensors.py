@@ -1,4 +1,4 @@
-"""Arrays in files: they come back as they were, or are refused in one line."""
+"""Arrays in files are read unchanged, or refused in one line."""
 
 import io
 import json

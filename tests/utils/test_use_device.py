@@ -1,4 +1,4 @@
-"""The device of a process: which one, how it computes, and the cores and memory it has."""
+"""The device of a process: its selection, numerical settings, cores and memory."""
 
 import os
 from collections.abc import Iterator
@@ -24,7 +24,11 @@ from psld.utils.errors import UserError
 def test_only_supported_devices_are_accepted():
     assert use_device("cpu") == torch.device("cpu")
     assert choose_device("cpu") == torch.device("cpu")
-    for name in ("gpu", "mps", "meta"):  # torch has some of them, but nothing here is for it
+    for name in (
+        "gpu",
+        "mps",
+        "meta",
+    ):  # psld does not support these
         with pytest.raises(UserError, match=f"no such device '{name}'; use auto, cpu or cuda"):
             choose_device(name)
     if not torch.cuda.is_available():
@@ -35,7 +39,7 @@ def test_only_supported_devices_are_accepted():
 
 @pytest.fixture
 def gpus(monkeypatch, tmp_path) -> Iterator[list[torch.device]]:
-    """Two GPUs, as torch tells of them; the list is of those that were chosen."""
+    """Two GPUs according to torch; returns the list of selected GPUs."""
     chosen: list[torch.device] = []
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.setattr(locks, "GPU_LOCKS", tmp_path)
@@ -91,7 +95,7 @@ def test_a_gpu_that_is_given_back_is_unlocked(gpus, monkeypatch):
     ],
 )
 def test_a_gpu_with_few_cores_is_mentioned(gpus, monkeypatch, capsys, environment, count, lines):
-    """Once, and not by metrics, which draw no noise."""
+    """The line is printed once, and not by metrics, which draw no noise."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16))
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -103,7 +107,7 @@ def test_a_gpu_with_few_cores_is_mentioned(gpus, monkeypatch, capsys, environmen
 
 
 def test_a_slurm_task_that_sees_one_gpu_takes_this_gpu(gpus, monkeypatch):
-    """If a task sees several GPUs and starts the ranks itself, each rank takes the GPU of its
+    """If a task sees several GPUs and starts the ranks itself, each rank uses the GPU with its
     number."""
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert [use_device("auto", rank=rank).index for rank in range(2)] == [0, 1]

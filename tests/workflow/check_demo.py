@@ -164,7 +164,7 @@ def test_page_fetches_nothing(tmp_path):
 
 
 def test_the_notebook_prints_its_committed_distances(tmp_path, monkeypatch):
-    """docs/tour.ipynb, run on the demo's models; trainings differ a little between machines."""
+    """Run docs/tour.ipynb with the demo's models; trainings differ slightly between machines."""
     monkeypatch.setenv("MPLBACKEND", "agg")
     for name in ("models", "features", "data", "starts"):
         (tmp_path / name).symlink_to(ROOT / name)

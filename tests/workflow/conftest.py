@@ -9,7 +9,7 @@ from tests.workflow.project import Project
 
 @pytest.fixture
 def fresh(tmp_path) -> Project:
-    """The project before anything exists."""
+    """The project before any run."""
     return Project.create(tmp_path / "fresh")
 
 
@@ -26,5 +26,5 @@ def finished_once(once) -> Project:
 
 @pytest.fixture
 def finished(finished_once, tmp_path) -> Project:
-    """A copy of the finished project, to be changed at will."""
+    """A copy of the finished project, which a test may change."""
     return finished_once.copy(tmp_path / "finished")

@@ -1,4 +1,5 @@
-"""The project of `psld init latents=true`, from pictures to tables; and tensors by hand."""
+"""The project of `psld init latents=true`, from pictures to tables, and tensors with single
+commands."""
 
 import json
 import shutil
@@ -78,7 +79,7 @@ def test_a_project_of_latents_goes_from_pictures_to_tables(project):
     assert project.plan("latents") == {}, "everything is made"
     said = refused(call(folder, "verify", "results/certificates/latents.zip"), 3)
     assert "error: 4 intervals cannot be recomputed" in said, "only those of 768 features"
-    # Another autoencoder makes everything again that depends on it, and nothing else.
+    # A new autoencoder reruns all jobs that depend on it, and no others.
     trained(folder, 1)
     again = project.plan("latents")
     assert {"prepare", "train", "sample", "evaluate", "reference"} <= again.keys()
