@@ -38,7 +38,7 @@ MINE_AND_THEIRS = {"mine": 40, "theirs": 60}
 
 
 def folders(folder: Path, sizes: Mapping[str, int] = MINE_AND_THEIRS) -> None:
-    """Write folders with so many pictures of one size."""
+    """For each name in `sizes`, write a folder with this number of 8×8 pictures."""
     for seed, (name, count) in enumerate(sizes.items()):
         pictures = random_images(count, 8, 8, seed=seed)
         write_files(folder / name, {f"{i}.png": encode(each) for i, each in enumerate(pictures)})

@@ -98,7 +98,7 @@ class Friction(PhaseSpace):
 class Chain(PhaseSpace):
     """A chain of `order` − 1 momenta under critical damping; only the last momentum has noise.
 
-    With q = ½, the squared couplings q²/(S_i S_i+1) are (k² − j²)/(4 j² − 1) for j = k − i.
+    With q = ½, the squared couplings q²/(S_i S_(i+1)) are (k² − j²)/(4 j² − 1) for j = k − i.
     """
 
     order: int = Field(4, ge=2, le=4)

@@ -80,8 +80,8 @@ def address(folder: str) -> str:
 def run_in_fork(words: Sequence[str]) -> None:
     """Run `psld WORD …` in a fork, and exit with the exit status of the fork.
 
-    The function returns if the command has to run in this process. This is the case if the command
-    is not in `COMMANDS`, if it uses more than one thread, or if no server answers.
+    The function returns only if the command must run in this process instead: if the command is not
+    in `COMMANDS`, if it uses more than one thread, or if no server answers.
     """
     folder = os.environ.get(FORKS)
     if not (folder and words and words[0] in COMMANDS and THREADS.items() <= os.environ.items()):

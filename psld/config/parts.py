@@ -85,8 +85,8 @@ class Part(Settings):
     """Names of class attributes that a custom part serializes with its settings. Code that reads
     the serialized part then need not import the class."""
     source_code: ClassVar[Code | None] = None
-    """The code of a custom part's class when the class was imported; None if the class is not
-    defined in a file or belongs to psld."""
+    """The source code of a custom part, as it was when the class was imported; None if the class is
+    not defined in a file or belongs to psld."""
 
     code: str | None = Field(default=None, exclude_if=lambda code: code is None)
     """The digest of a custom part's code, computed from its files."""

@@ -30,7 +30,7 @@ _find: ContextVar[Find | None] = ContextVar("_find", default=None)
 
 @contextmanager
 def finding(find: Find) -> Iterator[None]:
-    """In this context, complete each `Read` with `find` when settings are validated."""
+    """Within this context manager, the validation of settings completes each `Read` with `find`."""
     token = _find.set(find)
     try:
         yield

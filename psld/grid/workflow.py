@@ -39,7 +39,7 @@ class Workflow:
     """The names of the rules. A grid, table or figure that has the name of a rule is not a
     target."""
     awaited: set[str] = field(default_factory=set)
-    """The files that trainings of the resolved grids read. The jobs that make these files run
+    """Files that are read by trainings of the resolved grids. The jobs that make these files run
     first; otherwise, a training that waits for samples could be the only job at the end."""
 
     @classmethod

@@ -17,7 +17,7 @@ Precision = Literal["fp32", "bf16"]
 Compile = bool | Literal["reduce-overhead"]
 
 WORK_OF_A_THREAD = 1e9
-"""The product parameters × pixels × images of an evaluation that justifies one CPU thread."""
+"""The work that justifies one CPU thread. Work is parameters × pixels × images of an evaluation."""
 
 
 def check_network(network: nn.Module, name: str = "network") -> None:

@@ -136,7 +136,8 @@ def _draw_comparison(figure: GridFigure) -> Figure:
     shards: dict[str, Shard] = {}
     for label, cell in figure.cells.items():
         path = shard_path(cell.folder, 0)
-        # A shard with a record exists, and `read_shard` waits until it is visible on this node.
+        # If a shard has a record, the shard exists, even if it is not visible on this node yet;
+        # `read_shard` waits for it.
         if path.exists() or records_of(path.parent, 0):
             shards[label] = read_pictures(cell)
     if not shards:

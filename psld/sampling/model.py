@@ -669,7 +669,7 @@ def with_start(
     highest: float = math.inf,
     classes: Sequence[int] = (),
 ) -> tuple[SamplerSettings, GaussianStart | None]:
-    """Return the sampler with a value for its start level, and its initial distribution.
+    """Return two values: the sampler with its start level set, and its initial distribution.
 
     The initial distribution is None for a sampler that starts from the prior. If the settings of
     the sampler have no start level, the start level is σ₀ of the initial distribution for these

@@ -24,7 +24,8 @@ LOGGED = "logged"
 
 
 class _Worker(Thread):
-    """The thread of a logger. None in the queue or an exception ends the thread."""
+    """The thread of a logger. The thread ends when it takes `None` from the queue, or when the
+    logger raises an exception."""
 
     def __init__(self, logger: Logger, *given: Any) -> None:
         super().__init__(name=logger.kind, daemon=True)

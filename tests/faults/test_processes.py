@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("position", [0, 1])
 def test_two_at_once(project, finished, stage: Stage, position: int):
-    """The first process stops before a rename until the second process waits or has ended."""
+    """The first process is paused before a rename until the second process waits or has ended."""
     before = begin_again(project, stage)
     first = start(stage, project, "first", Moment(signal.SIGSTOP, position))
     try:
