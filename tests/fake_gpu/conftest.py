@@ -1,7 +1,7 @@
 """Tests on a fake GPU: `make test-fake-gpu` runs them in a separate process, and needs a C++
 compiler.
 
-They change torch in this process, so they run only if their folder is named.
+The tests change torch in their process, so they run only if the command line names their folder.
 """
 
 import ctypes

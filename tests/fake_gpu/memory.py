@@ -99,8 +99,8 @@ class PeakMemory(TorchDispatchMode):
 
 
 class _DropoutOfGPU(TorchFunctionMode):
-    """Dropout as on a GPU, which stores one byte per value for the backward pass; a CPU stores
-    four."""
+    """Dropout as on a GPU, which stores one byte per value for the backward pass; a CPU stores four
+    bytes."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None

@@ -24,7 +24,7 @@ from tests.fake_gpu.fake import CUDA, FakeGPU
 from tests.gpu.test_steps import PROCESS
 
 SHAPE = (48, 6, 16, 16)
-"""A draw of noise: 295 kB."""
+"""The shape of a draw of noise, which has 295 kB."""
 ENCODER = {"base_channels": 32, "channel_multipliers": (1, 2), "blocks_per_level": 1}
 
 
@@ -61,7 +61,7 @@ SCORES = ("classifier-free", "classifier", "bf16")
 
 
 def check_sampler(gpu: FakeGPU, settings: SamplerSettings, guidance: str) -> None:
-    """Sample, and count from the third step on."""
+    """Sample, count operations from the third step on, and check the counts."""
     score, inpainting = guided(guidance)
     with ShardNoise(0, 0, SHAPE, CUDA) as noise:
         z = PROCESS.prior(noise())
@@ -84,8 +84,8 @@ def classes_of(settings: TrainedSettings) -> Labels | None:
 
 
 def third_step(gpu: FakeGPU, settings: TrainedSettings) -> int:
-    """Take three steps of a training, and count the third. Return the bytes of memory that the
-    training keeps."""
+    """Take three steps of a training, and count the operations of the third step. Return the bytes
+    of memory that this step keeps."""
     process, training = build_process(settings), settings.training
     minimized, images = loss_of(settings, process), images_of(settings)
     labels = classes_of(settings)
@@ -114,7 +114,7 @@ def images_of(settings: TrainedSettings) -> np.ndarray:
 def check_training(
     gpu: FakeGPU, settings: TrainedSettings, bytes_of_image: int = 8, kernels: int | None = None
 ) -> None:
-    """Take three steps of a training.
+    """Take three steps of a training, and check the counts of the third step.
 
     Args:
         bytes_of_image: the bytes that are copied for an image, or for its index.

@@ -35,13 +35,14 @@ COUNTED = {
     ("afhqv2-ablation", "fp32"): (1176, 7.19),
     ("afhqv2-sota", "fp32"): (1281, 9.81),
 }
-"""Launches and GiB of a step with one forward pass. After an intended change, copy the numbers that
-the failed test prints."""
+"""Kernel launches and peak memory, in GiB, of a step with one forward pass. After an intended
+change, copy the numbers that the failed test prints."""
 
 
 @cache
 def counted(network: str, precision: str) -> tuple[TrainedSettings, int, int, int]:
-    """Return the settings and images of a step, and its launches and bytes on the fake GPU."""
+    """Return the settings of a training step, its number of images, its kernel launches, and its
+    peak memory in bytes."""
     dataset, training, images = NETWORKS[network]
     words = [f"dataset={dataset}", "process=psld", f"network={network}", f"training={training}"]
     words += [f"training.precision={precision}", f"training.batch_size={images}"]

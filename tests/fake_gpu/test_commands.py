@@ -7,7 +7,7 @@ from tests.commands import TINY, call, succeeded
 from tests.fake_gpu.fake import FakeGPU
 
 ANSWERS = {"training/loop.py": -1, "metrics/distances.py": 0}
-"""Answers for values: no step has an infinite loss, and no root has an error."""
+"""The invented values of these files: no step has an infinite loss, and no root has an error."""
 
 
 @pytest.fixture

@@ -17,11 +17,12 @@ from tests.fake_gpu.trainings import TRAININGS
 from tests.gpu.test_steps import SAMPLERS
 
 KERNELS = 431
-"""Launches of the third step of TRAININGS["epsilon"]."""
+"""The number of kernel launches in the third step of TRAININGS["epsilon"]."""
 
 
 def after(cls: type, name: str, then):
-    """Return a method that also calls `then` with the result of the original."""
+    """Return the arguments of a patch: the class, the name of a method, and a method that passes
+    the result of the original method to `then`."""
     original = getattr(cls, name)
 
     def changed(*args, **kwargs):
@@ -56,7 +57,8 @@ TRAINING_FAULTS = {
     "gradients kept": (torch.nn.Module, "zero_grad", lambda *_, **__: None, "kernels"),
     "a split kernel": (ncsnpp, "silu", lambda x: x * x.sigmoid(), "kernels"),
 }
-"""For each fault: the place, the old and the new text, and a word of the expected message."""
+"""For each fault: the patched object, the name of its attribute, the new value, and a part of the
+expected message."""
 
 SAMPLER_FAULTS = {
     "pageable memory": (randomness, "standard_normal", lambda *a: NORMAL(*a).clone(), "blocking"),

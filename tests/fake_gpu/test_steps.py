@@ -1,4 +1,4 @@
-"""No step waits for the GPU, except for RK45, and each step copies only its batch, from pinned
+"""Except for RK45, no step waits for the GPU. Each step copies only its batch, from pinned
 memory."""
 
 from itertools import product
@@ -69,8 +69,8 @@ def test_a_denoiser_of_numbers_does_not_wait(sees_images):
 
 
 def test_rk45_copies_the_state_for_each_evaluation():
-    """Copies to the GPU and back, in float32, and one copy each for the start and the end. The last
-    step denoises."""
+    """Each evaluation copies the state to the GPU and back, in float32. The start and the end need
+    one copy each. The last step denoises."""
     settings = RK45Settings(integrator="rk45", tolerance=1e-1)
     with FakeGPU() as gpu:
         score, z = guided("none").score, torch.zeros(SHAPE, device=CUDA)
@@ -84,8 +84,8 @@ def test_rk45_copies_the_state_for_each_evaluation():
 
 
 def test_the_likelihood_copies_the_state_for_each_evaluation():
-    """Copies to the GPU and back, in float32, and copies of the start and of the squared momenta to
-    the CPU."""
+    """Each evaluation copies the state to the GPU and back, in float32. The start and the squared
+    momenta are also copied to the CPU."""
     with FakeGPU() as gpu:
         network, x = guided("none").score.network, torch.zeros(8, 3, 16, 16, device=CUDA)
         gpu.reset()

@@ -32,7 +32,7 @@ def refused(finished: Finished, exit_code: int, *names: str) -> None:
 def check_nothing_lost(
     project: Path, stage: Stage, before: dict[str, bytes], finished: Path
 ) -> None:
-    """Check that all other files are unchanged, and that each output is older or complete.
+    """Check that each output is older or complete, and that all other files are unchanged.
 
     `finished` is a project in which the stage ran without a fault.
     """

@@ -45,7 +45,7 @@ class Child(NamedTuple):
         return self.output.read_text()
 
     def ended(self) -> Finished:
-        """Wait for the end."""
+        """Wait until the process has ended, and return its result."""
         self.process.join(300)
         errors = self.output.with_suffix(".err").read_text()
         return Finished(self.words, self.process.exitcode, self.said(), errors)
@@ -103,7 +103,7 @@ def _run(
 
 
 def _signal_at(moment: Moment) -> None:
-    """Send the signal before this rename."""
+    """Send the signal to this process after `moment.position` renames, before the next rename."""
     position = 0
     replace = Path.replace
 

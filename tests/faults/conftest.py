@@ -23,8 +23,8 @@ def finished(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def project(finished) -> Path:
-    """A copy to damage, at the path of the original, because the cache of a grid is valid for one
-    path."""
+    """A copy of the project that a test may damage. The copy has the path of the original, because
+    the cache of a grid is valid for one path."""
     folder = finished.parent / "project"
     shutil.rmtree(folder)
     return shutil.copytree(finished, folder, symlinks=True)

@@ -89,13 +89,13 @@ class Stage:
         return {name: without_durations(project / name) for name in self.made(project)}
 
     def forget(self, project: Path) -> None:
-        """Remove outputs and work, so that the stage has everything to do."""
+        """Remove the outputs and the work files, so that the stage starts from its beginning."""
         for name in files_below(project):
             if self.owns(name):
                 (project / name).unlink()
 
     def owns(self, name: str) -> bool:
-        """Return True if the stage may write this file: an output, or its work."""
+        """Return True if the stage may write this file, as an output or a work file."""
         return _matches(name, (*self.outputs, *self.work))
 
 

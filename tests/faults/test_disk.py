@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_full_disk(project, finished, stage: Stage):
-    """First, every file that is not empty fails; then, only the largest file fails."""
+    """First, writing any nonempty file fails; then, only writing the largest file fails."""
     sizes = [len(content) for content in stage.made(finished).values()]
     before = begin_again(project, stage)
     for limit in {0, max(sizes, default=1) - 1}:
@@ -32,7 +32,7 @@ FAILURES = (
 
 
 def test_every_rename_fails_once(project, finished, stage: Stage, monkeypatch):
-    """In turns, the quota is exhausted or the memory runs out, at each moment of writing a file."""
+    """After each number of renames, the next rename fails, by turns due to a quota or to memory."""
     said = [*files_below(finished), "psld-"], ["out of memory"]
     before = begin_again(project, stage)
     replace = Path.replace

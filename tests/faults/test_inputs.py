@@ -124,7 +124,7 @@ class Opened:
 
 @contextlib.contextmanager
 def replaced(project: Path, other: Path, stage: Stage, position: int) -> Iterator[Opened]:
-    """Replace all inputs just before inputs are opened for the time with this number."""
+    """Replace all inputs after `position` openings of inputs, just before the next opening."""
     opened, names = Opened(), {project / name for name in stage.inputs}
 
     def see(path: object) -> None:
@@ -151,7 +151,7 @@ watching: list[Callable[[object], None]] = []
 def _audit(event: str, arguments: tuple[object, ...]) -> None:
     if event == "open" and watching:
         [see] = watching
-        watching.clear()  # It opens files itself.
+        watching.clear()  # `see` opens files itself.
         see(arguments[0])
         watching.append(see)
 

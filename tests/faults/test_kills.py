@@ -13,7 +13,7 @@ from tests.faults.stages import Stage
 pytestmark = pytest.mark.slow
 
 MOST = 30
-"""Every command renames fewer files than this."""
+"""An upper bound for the number of files that a command renames."""
 
 
 @pytest.mark.parametrize("numbers", [[signal.SIGKILL], [signal.SIGTERM, signal.SIGINT]])

@@ -13,7 +13,7 @@ from tests.faults.stages import Stage
 pytestmark = pytest.mark.slow
 
 AT_ONCE = ("*/weights.safetensors", "*/features.safetensors", "starts/*")
-"""Files that are read only after another file, which was written later."""
+"""Patterns of files that a command reads only after a file that was written later."""
 
 
 @pytest.mark.parametrize("state", ["absent", "empty"])

@@ -52,7 +52,7 @@ def check_it_goes_on(training: Path, folder: Path, *command: str) -> None:
 
 
 def test_a_training_on_a_free_gpu_says_how_it_computed(digits, tmp_path):
-    """Run in a separate process, which selects the GPU."""
+    """The training runs in a separate process, which selects the GPU."""
     device = "auto" if DEVICE != "cpu" else "cpu"
     said = succeeded(
         run(tmp_path, command("train", *SETTINGS, f"data={digits}", f"device={device}"))
@@ -67,7 +67,7 @@ def test_a_training_on_a_free_gpu_says_how_it_computed(digits, tmp_path):
 
 
 def test_a_resumed_training_is_the_uninterrupted_one(training, tmp_path, digits):
-    """Up to rounding."""
+    """The weights agree up to the effect of rounding."""
     settings = (*SETTINGS, "training.steps=200", f"data={digits}", f"device={DEVICE}")
     check_it_goes_on(training, tmp_path / "resumed", *command("train", *settings))
 

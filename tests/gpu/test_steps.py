@@ -185,7 +185,8 @@ def alone_in_a_group(device) -> Iterator[Ranks]:
 
 
 def test_one_rank_through_nccl(alone_in_a_group, device, network):
-    """The parallel network has the gradients of the plain network, and numbers do not wait."""
+    """The parallel network has the gradients of the plain network, and an exchange of numbers does
+    not wait for the GPU."""
     ranks, loss_of = alone_in_a_group, EpsilonLoss(PROCESS)
     network.eval()  # without dropout
     batch = batches_on(device).draw(0)

@@ -38,7 +38,8 @@ def check_settings(noun: type[Part], content: str | dict[str, Any]) -> Part:
 
 
 def here_and_outside(folder: Path, noun: type[Part], kind: str, **options: Any) -> list[Part]:
-    """Check a part's settings; for a shipped part, also its class in a file outside of psld."""
+    """Check the settings of a part. For a shipped part, also check a copy of its class outside of
+    psld."""
     kinds, shipped = [kind], [*SHIPPED[noun.noun]]
     if kind in shipped:
         kinds.append(moved(folder, noun.noun)[shipped.index(kind)])

@@ -138,7 +138,7 @@ def test_a_copy_is_found_only_by_its_computed_digest(folder):
 
 
 def test_the_first_working_folder_is_searched_last(folder, monkeypatch):
-    """So no file in this folder replaces a package, even if the package is imported late."""
+    """A file in this folder never replaces a package, even if the package is imported late."""
     write(folder, wandb="raise SystemExit", scipy="raise SystemExit", mine="class A: pass")
     import_class("mine:A")
     assert sys.path[-1] == str(folder)

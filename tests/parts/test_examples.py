@@ -27,7 +27,8 @@ PATHS = {
         *(-(pi * t / 2).sin(), (pi * t / 2).cos()),
     ),
 }
-"""Return a, b and their derivatives a' and b' at times t, with the papers' formulas."""
+"""For each objective, a function of the times t that returns a, b and their derivatives a' and b',
+with the formulas of the paper."""
 FACTS = SimpleNamespace(law=NoiseLaw())
 LEVELS = torch.logspace(-4.5, 3, 16, dtype=torch.float64)
 
@@ -101,7 +102,7 @@ def heun(steps: int, **choice) -> SamplerSettings:
 @pytest.mark.parametrize("churn", [0.0, 20.0])
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 def test_heun_s_method_samples_a_gaussian_with_order_two(outside, process, churn):
-    """This also holds with churn, because the added noise is exact for any step size."""
+    """The order is also two with churn, because the added noise is exact for any step size."""
     data, errors = gaussian(0.3, mean=0.5), []
     for steps in (80, 160):
         settings = heun(steps, denoise=False, s_churn=churn, s_noise=1.0)
@@ -114,7 +115,7 @@ def test_heun_s_method_samples_a_gaussian_with_order_two(outside, process, churn
 
 
 def algorithm_2(denoise, x, levels, noises, s_churn, s_tmin, s_tmax, s_noise):
-    """Karras et al. (2022), in their notation; t is σ, and the last level is 0."""
+    """Algorithm 2 of Karras et al. (2022) in their notation: t is σ, and the last level is 0."""
     steps = len(levels) - 1
     for i in range(steps):
         t, after = levels[i], levels[i + 1]
@@ -133,7 +134,7 @@ def algorithm_2(denoise, x, levels, noises, s_churn, s_tmin, s_tmax, s_noise):
 @pytest.mark.parametrize("s_churn", [4.0, 40.0])  # γ = 0.4, and the largest γ
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 def test_heun_s_method_is_algorithm_2_of_karras(outside, process, s_churn):
-    """The example also takes as many evaluations: two at each level except the last level."""
+    """The example makes the same number of evaluations: two in each step except the last step."""
     churn, asked = {"s_churn": s_churn, "s_tmin": 0.05, "s_tmax": 20.0, "s_noise": 1.003}, []
     settings = heun(19, final_time=1e-3, **churn)
     grid = settings.time_grid(process)

@@ -105,7 +105,7 @@ def test_defaults_equal_the_values_in_the_config(noun, kind):
     assert part == type(part).model_validate({})
 
 
-# --- one's own ------------------------------------------------------------------------------------
+# --- custom parts ---------------------------------------------------------------------------------
 
 EM = ("sampler=em", "sampler.steps=20", "sampler.striding=quadratic", "shard_size=4")
 PULL = "guidance@sampler.guidance=pull:Pull"

@@ -1,5 +1,5 @@
-"""A mistake in a custom part causes a traceback from the part's line on, and a note with the
-setting."""
+"""An error in a custom part prints a traceback that starts at the line of the part, and a note that
+names the setting."""
 
 import re
 import shutil
@@ -134,7 +134,7 @@ def test_a_signal_is_not_reported_as_an_error_of_a_part(folder):
     ],
 )
 def test_an_error_at_module_level_shows_its_line(folder, mistake, said):
-    """At this time, no class of the imported file is defined."""
+    """The import fails before the file defines a class."""
     edit(folder / "mynets.py", "import torch\n", f"import torch\n{mistake}\n")
     finished = run(folder, command(*given(TRAIN)))
     assert finished.returncode == 1

@@ -33,7 +33,8 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 
 def test_a_training_resumes_with_its_copy_of_the_code(folder, digits):
-    """This includes functions that import a helper late. settings.json may name other code."""
+    """The copy also serves functions that import a helper late. A training does not read
+    settings.json, which may name other code."""
     with fresh_modules():
         part = parse(Network, {"kind": "mynets:Mixer"}, "x").model_dump(mode="json")
     words = (*LIFE, f"data={digits}", "name=x", f"network={in_hydra(part)}")
@@ -140,7 +141,7 @@ def test_a_job_of_a_grid_refuses_changed_code_at_its_start(folder, digits):
 
 
 def test_old_code_never_runs_under_a_new_digest(folder, digits):
-    """This is tested in one process, as in a notebook."""
+    """All commands run in one process, as in a notebook."""
     words = (*LIFE, f"data={digits}")
     run_command(program("train"), [*words, "name=x"])
     edit(folder / "mynets.py", "import torch", "import torch  # a comment")

@@ -1,5 +1,5 @@
-"""Measures and extractors as parts: shipped parts, their classes in a file outside of psld, custom
-parts."""
+"""Measures and extractors as parts: shipped parts, their classes in a file outside of psld, and
+custom parts."""
 
 import re
 from pathlib import Path
@@ -145,7 +145,8 @@ def test_a_custom_measure_has_a_jackknife(outside):
 
 
 def test_custom_measures_do_not_use_the_cache_of_a_reference(outside):
-    """Custom measures may modify their copy of the reference, and may compute other quantities."""
+    """A custom measure may modify its copy of the reference, and may reuse a cache key of a shipped
+    measure for another quantity."""
     shipped, own = here_and_outside(outside, Measure, "precision")
     known = REFERENCE._replace(cache={"train radii of 3 neighbors": torch.full((80,), -1.0)})
     assert found(shipped, known)[0].estimate.value == 0
@@ -195,7 +196,7 @@ def test_an_extractor_gives_features_for_any_batch_size_and_a_digest(outside, ki
 
 
 def test_custom_measures_and_extractors_run_from_the_command_line(outside):
-    """Tests an interval, a trained extractor that is named by its folder, and an edit that changes
+    """Test an interval, a trained extractor that is named by its folder, and an edit that changes
     the features."""
     words = ("images=data/digits.h5", "dataset=digits", "samples=90")
     said = succeeded(call(outside, "evaluate", *words, "metric=mymetrics:MeanShift@mymetrics:Rows"))

@@ -1,4 +1,4 @@
-"""Custom processes and noise schedules: the examples, from the command line to a table."""
+"""Custom processes and noise schedules: training, sampling and `psld check` of the examples."""
 
 import shutil
 from pathlib import Path

@@ -87,7 +87,7 @@ class Half(Polyak):
 
 
 def test_an_optimizer_may_leave_out_weights():
-    """The gradients of these parameters do not accumulate, and are not part of the clipped norm."""
+    """Parameters that are left out accumulate no gradients and are not part of the clipped norm."""
     settings, loss_of = recipe(), EpsilonLoss(PROCESS)
     state, batch = trained(settings, 0), batches_of(PROCESS, settings).draw(0)
     loss_of(alone := copy.deepcopy(state.network), batch).backward()

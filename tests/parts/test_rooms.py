@@ -1,5 +1,5 @@
-"""No other module tests for the class of a shipped part; such a question is a method of its base
-class."""
+"""Only the module of a shipped part names its class. Other modules call a method of the base class
+instead of testing for the class."""
 
 import re
 from pathlib import Path
@@ -22,7 +22,7 @@ EXCEPTIONS = {
 
 
 def named() -> set[tuple[str, str]]:
-    """Yield each file that names the class of a shipped part of another file, with the class."""
+    """Return each file that names the class of a shipped part of another file, with the class."""
     found = set()
     classes = [name.split(":") for kinds in SHIPPED.values() for name in kinds.values()]
     for path in sorted(PACKAGE.rglob("*.py")):

@@ -50,7 +50,7 @@ class Network(nn.Module):
 
 
 class Noise:
-    """Counts the draws that a sampler takes, and stores the number that it announced."""
+    """A source of zeros that counts the draws of a sampler and stores the announced number."""
 
     told = taken = 0
 
@@ -63,8 +63,8 @@ class Noise:
 
 
 def sampled(settings: SamplerSettings, first: int = 0, batch: int = 100):
-    """Return five images of a shard from `first` on, their evaluations, and the batch sizes of the
-    network."""
+    """Return five images from index `first` on, the number of evaluations, and the batch sizes of
+    the network."""
     network = Network()
     given = {"eps": forward_pass(network, "fp32"), "network": network, "shape": (1, 4, 4)}
     sampler = ImageSampler(PROCESS, settings, batching=Batching(batch), **given)
@@ -105,7 +105,8 @@ def test_the_contract_of_a_sampler(outside, kind):
 
 @pytest.mark.parametrize(("steps", "denoise"), [(20, True), (21, False)])
 def test_heun_s_method_makes_one_evaluation_per_step(outside, steps, denoise):
-    """`evaluations` is the number of evaluations, and `noise_levels` is their range."""
+    """`evaluations` is the number of evaluations, and `noise_levels` is the range of their noise
+    levels."""
     asked, settings = [], read("heun:Heun", {**GRID, "steps": steps, "denoise": denoise})
     data = gaussian(0.3, mean=0.5)
 
@@ -127,7 +128,7 @@ def test_heun_s_method_makes_one_evaluation_per_step(outside, steps, denoise):
 
 
 def test_heun_s_method_has_order_two(outside):
-    """So the number and the levels of evaluations agree with the settings."""
+    """Order two requires that the number and the levels of evaluations agree with the settings."""
     data, options = gaussian(0.3, mean=0.5), {"final_time": 0.05, "denoise": False}
     exact, errors = end(PROCESS, rk45(**options), data.network(PROCESS)), []
     for steps in (50, 100):

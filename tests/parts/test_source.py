@@ -75,7 +75,7 @@ def files(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", SOURCES)
 def test_a_shipped_source_and_its_class_in_a_file_outside(files, kind):
     if kind == "datasets":
-        with empty_hub(files):  # read once by huggingface_hub
+        with empty_hub(files):  # huggingface_hub reads HF_ENDPOINT at import
             library = pytest.importorskip("datasets")
         pixels = [Image.fromarray(each) for each in random_images(8, 9, 9)]
         types = {"image": library.Image(), "label": library.ClassLabel(names=["a", "b"])}
@@ -99,7 +99,7 @@ def test_a_shipped_source_and_its_class_in_a_file_outside(files, kind):
         assert moved[key] == shipped[key], key
 
 
-# --- one's own ----------------------------------------------------------------------------------
+# --- a custom source ----------------------------------------------------------------------------
 
 WORDS = """
 from pathlib import Path

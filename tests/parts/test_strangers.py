@@ -1,5 +1,5 @@
-"""No stranger's code runs, for any file that names the code, any digest, and any place of the
-module."""
+"""Code of other people never runs, whichever file names the code, whatever its digest is, and
+wherever its module is."""
 
 import json
 import shutil
@@ -227,8 +227,7 @@ def test_a_package_that_holds_the_record_does_not_run(made, tmp_path, monkeypatc
 
 
 def test_parts_that_are_not_needed_are_never_imported(made, tmp_path, monkeypatch):
-    """The optimizer of a model, the source of its dataset, and the record of a prepared dataset
-    name the code."""
+    """The manifest of a model names the code as the optimizer and as the source of the dataset."""
     monkeypatch.chdir(tmp_path)
     Path("evil.py").write_text(EVIL)
     code = find_code("evil").digest
@@ -289,7 +288,7 @@ def test_references_and_run_directories_run_no_code(made, digits, tmp_path, monk
 
 
 def test_no_file_in_the_working_folder_replaces_a_package(digits, tmp_path):
-    """This includes packages that are imported late, with or without a custom part."""
+    """Packages that are imported late are not replaced either, with or without a custom part."""
     for name in ("wandb", "scipy", "h5py", "hydra", "torch"):
         (tmp_path / f"{name}.py").write_text("from pathlib import Path\nPath('RAN').touch()\n")
     (tmp_path / "mine.py").write_text(EVIL.replace('Path("RAN").touch()', ""))
@@ -304,7 +303,7 @@ def test_no_file_in_the_working_folder_replaces_a_package(digits, tmp_path):
 
 
 def test_a_model_trained_in_the_users_folder_needs_no_trust(digits, tmp_path, monkeypatch):
-    """A model that was trained in the user's own folder, from a file next to it."""
+    """The code of the network is in a file of the working folder."""
     from tests.parts.own import with_network
 
     monkeypatch.chdir(with_network(tmp_path))

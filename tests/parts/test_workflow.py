@@ -108,7 +108,7 @@ def made(once) -> Outside:
 
 
 def make(outside: Path) -> None:
-    """The project in `mine`, after a run of its grid."""
+    """Create the project `mine` and run its grid."""
     folder = outside / "mine"
     succeeded(call(outside, "init", "mine"))
     (folder / "configs/grid/mine.yaml").unlink()

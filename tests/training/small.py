@@ -29,7 +29,8 @@ def random_images(count: int = 50, channels: int = 1) -> np.ndarray:
 
 
 def prepared(folder: Path, name: str, images: np.ndarray, counts: list[int], *more: str):
-    """Prepare images, the first counts[0] of class 0 and so on; return the overrides."""
+    """Prepare images, of which the first counts[0] have class 0, the next counts[1] have class 1,
+    and so on. Return the overrides."""
     np.savez(
         folder / f"{name}.npz", arr_0=images[:, 0], labels=np.repeat(range(len(counts)), counts)
     )
@@ -40,7 +41,7 @@ def prepared(folder: Path, name: str, images: np.ndarray, counts: list[int], *mo
 
 
 def tiny_network(process: LinearProcess, channels: int = 1, dropout: float = 0.0) -> NCSNpp:
-    """Settings whose last layers start at full scale, so that every weight has a gradient."""
+    """A network whose last layers start at full scale, so that every weight has a gradient."""
     torch.manual_seed(0)
     settings = NetworkSettings(
         base_channels=8,

@@ -51,7 +51,7 @@ def killed_at(step, monkeypatch):
 def test_a_further_average_equals_a_separate_training_even_after_a_kill(
     train, tmp_path, monkeypatch
 ):
-    """A later training with the name and the settings of the average finds it finished."""
+    """A later training with the name and the settings of the average is already finished."""
     alone = ("name=short", "training.average={kind: ema, decay: 0.5}")
     succeeded(train(*alone, "runs=others"))
     expected = sha256(tmp_path, "short")

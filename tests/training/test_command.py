@@ -91,7 +91,7 @@ def test_the_weights_are_the_moving_average(finished):
 
 
 def test_without_a_decay_the_weights_are_those_of_the_last_step(digits, tmp_path, monkeypatch):
-    """The function also returns the last loss, for sweeps."""
+    """`run_training` also returns the last loss, for sweeps."""
     losses, whole = [], training_run.run_training
     train = "psld.training.run.run_training"
     monkeypatch.setattr(train, lambda *given: losses.append(whole(*given)))
@@ -176,7 +176,7 @@ def test_bad_settings_are_refused_before_anything_is_written(
 
 
 def test_the_settings_of_a_training_must_match_the_prepared_dataset(tmp_path):
-    """Settings given by hand must match the prepared images."""
+    """Settings that are not given are read from the prepared dataset."""
     larger = ("dataset.image_size=16", "dataset.filter=box", "output=larger.h5")
     succeeded(call(tmp_path, "prepare", *larger, "dataset.name=larger", "dataset.flip=true"))
     finished = call(tmp_path, "train", *SETTINGS, "dataset=digits", "data=larger.h5")
@@ -231,7 +231,8 @@ def test_a_diverging_training_ends_with_one_line(digits, tmp_path):
 
 
 def test_a_small_network_trains_in_one_thread(digits, tmp_path, monkeypatch):
-    """A busy machine then does not slow it down, and the weights equal those of workflow jobs."""
+    """With one thread, a busy machine does not slow the training down, and the weights equal the
+    weights of workflow jobs."""
     before = torch.get_num_threads()
     settings = (*SETTINGS, f"data={digits}", "training.steps=1", "runs=runs")
     torch.set_num_threads(3)

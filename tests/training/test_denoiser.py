@@ -30,8 +30,8 @@ DENOISER = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with images of zeros and ones, data/x.h5, and two small models of them: a
-    class-conditional denoiser, model, and one of a process, plain."""
+    """A folder with a dataset of zeros and ones, `data/x.h5`, and two small models of this dataset:
+    a class-conditional denoiser, `model`, and a network of a single process, `plain`."""
     folder = tmp_path_factory.mktemp("denoiser")
     digits = load_digits()
     images = np.concatenate([digits.images[digits.target == k][:100] for k in (0, 1)])
@@ -141,7 +141,7 @@ def test_an_external_denoiser_samples_every_process(folder):
 
 
 def test_the_default_sampler_stays_in_the_noise_levels_of_a_denoiser(folder):
-    """It starts at σ = 80 instead of 150 to 258, at which images are practically noise."""
+    """The sampler starts at σ = 80, where images are practically noise, instead of 150 to 258."""
     network, asked = psld.load(folder / "model").network, []
     network.register_forward_hook(lambda _, given, out: asked.append(float(given[1][0])))
     edm = psld.from_denoiser(network, (1, 8, 8), sigma_min=0.002, sigma_max=80)

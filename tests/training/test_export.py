@@ -61,7 +61,8 @@ def test_the_results_of_another_training_are_replaced(made, published, tmp_path,
 
 @pytest.mark.parametrize("copies", range(len(FILES)))
 def test_an_interrupted_publication_leaves_no_manifest(made, tmp_path, monkeypatch, copies):
-    """Its files are then not mistaken for a model, and the next publication completes them."""
+    """Files without a manifest are not mistaken for a model, and the next publication completes
+    them."""
     output, left, copy = tmp_path / "model", [None] * copies, shutil.copyfile
 
     def copyfile(source, target):
@@ -85,7 +86,7 @@ def test_an_interrupted_publication_leaves_no_manifest(made, tmp_path, monkeypat
     ("name", "content"), [(FILES[0], b"?"), (FILES[1], None), (MANIFEST, b"{")]
 )
 def test_missing_or_damaged_files_are_published_again(made, published, name, content, capsys):
-    """A file may be missing, truncated, or have a changed byte but equal size and time."""
+    """A file may be missing or truncated, or one byte may differ at equal size and time."""
     path, whole = published / name, (published / name).read_bytes()
     os.utime(export_folder(made) / name, (1e9, 1e9))
     path.unlink()

@@ -36,7 +36,7 @@ def two_classes(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Oracle(nn.Module):
-    """Classifies by the mean of the image channel, which is optimal for white noise."""
+    """A classifier by the mean of the image channel, which is optimal for white noise."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ def test_each_accuracy_covers_its_range_of_times(store):
 
 
 def test_the_accuracy_uses_images_from_the_whole_split(tmp_path, monkeypatch):
-    """Test a split that is sorted by class, and the training split if there is no test split."""
+    """The split is sorted by class. The training split is used if there is no test split."""
     monkeypatch.setattr(previews, "TEST_IMAGES", 4)
     images = np.repeat(np.array([0, 224], np.uint8), 50)[:, None, None, None]
     images = np.broadcast_to(images, (100, 1, 8, 8))

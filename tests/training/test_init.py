@@ -29,9 +29,10 @@ def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def made(digits, tmp_path_factory) -> Path:
-    """A folder with the model by-hand/base, of one process, and a denoiser.
+    """A folder with two models: by-hand/base, for one process, and by-hand/denoiser.
 
-    They have a different seed, because the few training steps hardly change the initial weights.
+    Their seed differs from the seed of the tests, because a few training steps hardly change the
+    initial weights.
     """
     folder = tmp_path_factory.mktemp("sources")
     for words in (("name=base",), ("name=denoiser", "training.objective=denoiser")):
@@ -46,7 +47,7 @@ def folder(made, tmp_path) -> Path:
 
 def test_the_network_and_the_average_start_from_the_weights_of_the_source(folder, digits):
     """If the decay is near one, the average stays at the initial weights. The path of the source
-    does not matter, but if the source was trained again, its descendant is trained again."""
+    does not matter, but a model is trained again if its source was trained again."""
     slow = ("training.ema_decay=0.999999", "name=tuned")
     succeeded(train(folder, digits, *slow, "init.model=by-hand/base"))
     base, tuned = weights(folder, "base"), weights(folder, "tuned")

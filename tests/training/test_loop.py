@@ -168,7 +168,7 @@ class Graphed(nn.Module):
 
 
 def test_cuda_graphs_do_not_overwrite_the_gradients_of_micro_batches(tmp_path, monkeypatch):
-    """A step is marked for each micro-batch; the trials of `auto` record no graph."""
+    """Each micro-batch marks the start of a graph step; the trials of `auto` record no graph."""
     runs, marks, weights = [], [], []
 
     def compiled(network, dynamic, options):
@@ -213,7 +213,7 @@ def test_a_history_that_is_logged_each_step_stays_short(tmp_path, monkeypatch):
 
 
 def test_the_average_is_updated_with_the_weights_after_each_step(tmp_path):
-    """θ̄ ← d θ̄ + (1 − d) θ once per step; previews and exports use this network."""
+    """θ̄ ← d θ̄ + (1 − d) θ once per step; previews and exports use the averaged network."""
     settings = recipe(steps=5, ema_decay=0.5, preview_every=5)
     state, seen = tiny_state(PROCESS, settings), []
     expected = parameters_of(state.network)
@@ -303,7 +303,8 @@ class Clock:
 
 
 def test_previews_and_checkpoints_are_in_the_time_but_not_in_the_speed(tmp_path, monkeypatch):
-    """This includes restarts. A step takes 1 second; a preview or a write takes 100 seconds."""
+    """The time includes the time before a restart. A step takes 1 second; a preview or a write
+    takes 100 seconds."""
     clock, changes = Clock(monkeypatch), {"log_every": 2, "micro_batch": 4, "checkpoint_every": 4}
     monkeypatch.setattr(Recorder, "preview", clock.takes(100, lambda *_: {}))
     monkeypatch.setattr(Recorder, "save", clock.takes(100, Recorder.save))
@@ -319,8 +320,8 @@ def test_previews_and_checkpoints_are_in_the_time_but_not_in_the_speed(tmp_path,
 def test_the_history_is_live_in_a_hundredth_of_the_time_and_checkpoints_are_progress(
     tmp_path, monkeypatch
 ):
-    """The history is written before it is shown. The write at step 3 takes half a second, and other
-    writes take no time."""
+    """The history is written before the live function shows it. At step 3, the live function takes
+    half a second; at other steps, it takes no time."""
     clock, shown = Clock(monkeypatch), []
 
     def live(_) -> None:
@@ -352,8 +353,8 @@ class StopAt(StopRequest):
 
 
 def test_a_stopped_training_resumes_bit_exactly(tmp_path):
-    """This is tested in bf16 and with dropout. The runs end at steps that are no multiples of other
-    intervals."""
+    """The training uses bf16 and dropout. It stops at steps that are not multiples of the intervals
+    of checkpoints and logs."""
     settings = recipe(steps=8, checkpoint_every=5, log_every=4, precision="bf16", micro_batch=6)
     whole, *_ = run(tmp_path / "whole", settings)
     for life, stopped_at in ((3, 3), (4, 7)):
@@ -442,7 +443,7 @@ def test_a_signal_is_recorded_and_the_handlers_are_restored():
 
 
 def test_a_warning_after_a_finished_training_is_ignored():
-    """The rank only waits until rank 0 has written the model, so it needs no restart."""
+    """After its last step, a rank only waits for rank 0 to write the model and needs no restart."""
     with StopRequest() as stop:
         pass
     assert callable(signal.getsignal(signal.SIGUSR2)), "by default it ends the process"

@@ -16,7 +16,8 @@ AUTO = "training.micro_batch=auto"
 
 
 def with_room_for(monkeypatch, room: int) -> list[int]:
-    """Make losses of more images raise out-of-memory errors; return the tried numbers."""
+    """Make the loss of more than `room` images raise an out-of-memory error. Return the list of
+    tried numbers of images."""
     tried, mean = [], loss.EpsilonLoss.__call__
 
     def limited(self, network, batch):
@@ -30,7 +31,7 @@ def with_room_for(monkeypatch, room: int) -> list[int]:
 
 
 def test_an_out_of_memory_error_halves_the_micro_batch(digits, tmp_path, monkeypatch):
-    """All steps equal those with a fixed micro-batch, and a resumed training keeps it."""
+    """All steps equal the steps with a fixed micro-batch. A resumed training keeps the size."""
     words = ("train", *EVERY, f"data={digits}", "output=model")
 
     def trained(*more: str) -> tuple[bytes, str]:
@@ -57,7 +58,7 @@ def test_an_out_of_memory_error_halves_the_micro_batch(digits, tmp_path, monkeyp
 
 
 def test_all_ranks_use_the_micro_batch_that_fits_on_every_rank():
-    """A rank with enough memory tries again together with the others."""
+    """A rank with enough memory tries again together with the other ranks."""
     others = iter([1, 0])
 
     class TwoRanks(Ranks):

@@ -118,7 +118,8 @@ def test_an_import_replaces_other_weights_only_on_request(copied, imported):
     [({}, 6, 3), ({"objective": "denoiser", "noise_law": {"low": 0.01, "high": 50}}, 3, 3)],
 )
 def test_a_network_of_states_and_one_of_images(training, inputs, outputs):
-    """CLD maps position and momentum to the momentum noise; a denoiser maps images to images."""
+    """A network of CLD maps position and momentum to the momentum noise; a denoiser maps images to
+    images."""
     own = settings(**training, label_dropout=0.1)
     process = build_process(own)
     network = build(own, process, deviation=0.3)
@@ -170,7 +171,7 @@ def test_guides_of_states_and_of_images_give_logits_of_states():
 
 
 def test_flops_of_a_convolution():
-    """A multiply-add counts as two."""
+    """A multiply-add counts as two FLOPs."""
 
     class Network(nn.Module):
         in_shape = (2, 4, 4)

@@ -72,7 +72,7 @@ def test_leftover_rank_variables_in_the_environment_are_refused(monkeypatch, lef
 
 
 def test_neighboring_jobs_and_restarts_use_different_ports(monkeypatch):
-    """The ports lie below those of outgoing connections, which start at 32768 on Linux."""
+    """The ports are below the range of outgoing connections, which starts at 32768 on Linux."""
 
     def port(job: int, lives: int) -> int:
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(lives))
@@ -91,7 +91,7 @@ def test_neighboring_jobs_and_restarts_use_different_ports(monkeypatch):
 
 @pytest.fixture
 def group(monkeypatch) -> Mock:
-    """Stands in for torch.distributed: this process is rank 1 of 2, on the second GPU."""
+    """A stand-in for torch.distributed: this process is rank 1 of 2, on the second GPU."""
     for name, value in zip(TORCHRUN, ("1", "1", "2", "localhost", "0"), strict=True):
         monkeypatch.setenv(name, value)
     group = Mock(ReduceOp=torch.distributed.ReduceOp)
@@ -100,7 +100,7 @@ def group(monkeypatch) -> Mock:
 
 
 def test_gpus_exchange_gradients_by_nccl_and_numbers_by_gloo(gpus, group):  # noqa: F811
-    """The time limit is days until the first step, and minutes after all ranks have joined."""
+    """The timeout is at least one day until all ranks have joined, and 30 minutes afterwards."""
     os.environ |= {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
     backend = group.group.WORLD._get_backend.return_value
     with join_ranks("auto") as ranks:

@@ -60,7 +60,7 @@ def last_checkpoint(folder: Path) -> dict[str, Any]:
 
 
 def check_same_training(folder: Path, uninterrupted: Path) -> None:
-    """Assert that final weights and checkpoint are bit-identical, without partial files."""
+    """Assert that final weights and checkpoints are bit-identical and no partial file remains."""
     weights = "models/by-hand/psld/weights.safetensors"
     assert (folder / weights).read_bytes() == (uninterrupted / weights).read_bytes()
     check_equal(last_checkpoint(folder), last_checkpoint(uninterrupted))
@@ -118,7 +118,8 @@ def test_a_training_killed_at_many_moments_ends_with_the_same_weights(
 def test_a_training_that_is_killed_stopped_and_resumed_ends_with_the_same_weights(
     training, uninterrupted, tmp_path
 ):
-    """A signal leads to a checkpoint and one line. The next run waits for the lock and resumes."""
+    """After a signal, the training writes a checkpoint and prints one line. The next run waits for
+    the lock and resumes."""
     logged = [*training, "training.preview_every=60"]
     with started(tmp_path, logged) as process:
         kill_while_writing(process, tmp_path)

@@ -79,7 +79,7 @@ def test_noise_levels_follow_the_settings(begun):
 
 
 def test_times_and_loss_weights_follow_the_settings(begun):
-    """An untrained network predicts 0: the loss is 1 for `fid`, the noise weight for `nll`."""
+    """An untrained network predicts 0, so the loss is 1 for `fid` and the mean weight for `nll`."""
     costs = {}
     for weighting in ("fid", "nll"):
         state, batch, loss_of = begun(f"training.weighting={weighting}", "training.time_eps=0.1")
@@ -111,7 +111,7 @@ def test_the_loss_of_an_untrained_denoiser_is_one_at_each_noise_level(begun, dig
 
 
 def test_micro_batches_follow_the_settings(begun, tmp_path):
-    """This also holds for a resumed training."""
+    """A resumed training also uses the micro-batch of its own settings."""
     state, batch, loss_of = begun("training.micro_batch=50")
     assert state.micro_batch == 50
     optimize(state, state.network, loss_of, batch, recipe())

@@ -140,7 +140,8 @@ def test_only_settings_that_determine_the_weights_change_the_run_directory():
 
 
 def test_every_setting_of_a_training_is_tried_here():
-    """A setting missing in the identity would let a training resume from other weights."""
+    """If a setting were missing in the identity, a training could resume from the weights of
+    another training."""
     keys = (word.partition("=")[0] for word in KEEPS_THE_RUN + DECIDES_THE_WEIGHTS)
     tried = {key.removeprefix("training.") for key in keys if key.startswith("training.")}
     assert tried == TrainingSettings.model_fields.keys()

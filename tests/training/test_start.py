@@ -44,7 +44,7 @@ def near(points: torch.Tensor, images: np.ndarray) -> float:
 
 
 def guesses(start: SamplerStart, counts: list[int]) -> torch.Tensor:
-    """Return candidates for images that the file may reveal, N×d; the test lists them."""
+    """Return candidates for images that the file may reveal, N×d. The test describes them."""
     data, points = start.data, []
     for g, mean in enumerate(data.means.double()):
         values, vectors = torch.linalg.eigh(data.covariances[g].double())
@@ -73,7 +73,8 @@ def guesses(start: SamplerStart, counts: list[int]) -> torch.Tensor:
     ids=str,
 )
 def test_no_image_of_a_person_can_be_read_from_the_file(counts, flip, tmp_path):
-    """Candidates: means and centers, each ± √(n−1) along the first axis; total minus classes."""
+    """The candidates are the means and the centers, the points at ± √(n−1) standard deviations
+    along the first principal axis, and the mean of the images outside of some classes."""
     images = pictures(sum(counts) + 400)
     train, test = images[: sum(counts)], images[sum(counts) :]
     if counts[0] == 2:
@@ -120,7 +121,7 @@ def test_the_moments_match_the_images_of_a_training(flip):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """A folder with a small dataset, x, a model, and initial distributions with and without
+    """A folder with a small dataset, `x`, a model, and initial distributions with and without
     classes."""
     folder = tmp_path_factory.mktemp("made")
     words = prepared(folder, "x", pictures(200), [100, 100])
@@ -177,7 +178,7 @@ def test_samples_of_another_start_are_replaced_and_a_start_with_classes_works_wi
 
 @pytest.mark.parametrize("name", ["digits-flip", "digits-classes"])
 def test_two_datasets_do_not_share_the_file_of_a_start(name, tmp_path):
-    """The dataset `digits` with flips, or with classes, has the same name."""
+    """The start of the dataset `digits` with flips, or with classes, has the same file name."""
     said = f"dataset.name={name}: ends with -flip or -classes"
     refused(call(tmp_path, "start", f"dataset.name={name}"), 2, said)
     assert not (tmp_path / "starts").exists()
@@ -238,7 +239,7 @@ def test_the_settings_of_a_start_name_its_inputs(project, made):
 
 
 def test_steps_0_with_a_class_need_a_distribution_of_each_class(project, made):
-    """A class of fewer than ten images has no distribution, and no network is evaluated."""
+    """A class of fewer than ten images has no distribution, and steps=0 evaluates no network."""
     stored = load_tensors(made / START, "start", "")
     origin = stored.origin | {"classes": True}
     save_tensors("starts/x-classes.safetensors", "start", stored.arrays, origin)

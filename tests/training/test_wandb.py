@@ -103,7 +103,7 @@ def test_a_run_with_two_restarts_has_each_step_once(digits, tmp_path, server):
 
 @pytest.mark.slow
 def test_a_training_continues_when_wandb_dies(digits, tmp_path, server):
-    """This happens if Slurm signals every process of a job, or if memory runs out."""
+    """The process of wandb dies if Slurm signals every process of a job, or if memory runs out."""
     without_previews = (*SETTINGS, "training.preview_every=null", f"data={digits}")
     training = command("train", *without_previews, "wandb.mode=online")
     with started(tmp_path, training) as process:
@@ -132,7 +132,7 @@ def test_the_loop_never_waits_for_wandb(digits, tmp_path, monkeypatch):
                     time.sleep(0.01)
 
         def finish(self, exit_code: int | None = None) -> None:
-            """Nothing is left to do."""
+            """Do nothing."""
 
     monkeypatch.setattr("wandb.init", lambda **_: StuckRun())
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
@@ -211,7 +211,7 @@ SLOWLY = [
     ({}, {"refuses": "PUT /file", "status": 500}),
     ({}, {"delay": 1e6}),
 ]
-"""Failures of the server at the start, and after the run has started."""
+"""Pairs of server failures: the first at the start, the second after the run has started."""
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ SLOWLY = [
     ids=str,
 )
 def test_a_failing_server_is_reported_in_one_line(tmp_path, server, capsys, first, later):
-    """The training logs three checkpoints."""
+    """The training writes three log entries, which `psld wandb sync` uploads later."""
     vars(server).update(first)
     with live_run(write_training(tmp_path, [20])) as log:
         deadline = time.monotonic() + 60
